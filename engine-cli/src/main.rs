@@ -1,0 +1,2 @@
+//! `engine-cli`: the command line of esker.
+fn main() {}

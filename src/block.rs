@@ -1,0 +1,3 @@
+//! stub
+pub(crate) mod builder;
+pub(crate) mod cursor;

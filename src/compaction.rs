@@ -1,0 +1,119 @@
+//! Compaction: what to merge, and merging it.
+//!
+//! A [`CompactionStrategy`] is pure: it looks at a [`TreeView`] and answers with a [`CompactionPlan`], or with
+//! nothing when the tree is in shape. It does no I/O, takes no lock and keeps no state; users can write their own.
+//! [`job`] runs a plan. [`retention`] decides which versions of a key survive a merge. Nothing here knows `Db`.
+//!
+//! # Rules for a strategy
+//! * On a static tree it falls silent: every plan lowers the debt, the number of runs, or the garbage.
+//! * Inputs of a merge are adjacent in age: no run that stays behind may be newer than one input and older than another
+//!   for a key in the inputs' range. All versions of a user key leave a level together.
+//! * It never names a table that is [`TreeView::is_busy`].
+
+pub(crate) mod job;
+pub(crate) mod leveled;
+pub(crate) mod retention;
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::key::{FileNumber, SequenceNumber};
+use crate::options::KeyspaceOptions;
+use crate::version::{RunId, Version};
+
+/// Decides what to compact. See the module text for its rules.
+pub trait CompactionStrategy: Send + Sync + fmt::Debug {
+    /// The name that the manifest keeps.
+    fn name(&self) -> &str;
+
+    /// The most urgent work, or `None` when nothing is to be done (or all of it is busy).
+    fn pick(&self, tree: &TreeView<'_>) -> Option<CompactionPlan>;
+
+    /// The bytes that must still be moved before [`CompactionStrategy::pick`] falls silent; drives the throttle.
+    fn debt_bytes(&self, tree: &TreeView<'_>) -> u64;
+}
+
+/// What a strategy may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeView<'a> {
+    /// The tree.
+    pub version: &'a Version,
+    /// The keyspace's options.
+    pub options: &'a KeyspaceOptions,
+    /// Tables that running compactions read, and that no plan may name.
+    pub busy: &'a HashSet<FileNumber>,
+    /// Key ranges and levels that running compactions write into: (level, smallest, largest).
+    pub busy_outputs: &'a [(usize, Box<[u8]>, Box<[u8]>)],
+    /// The oldest snapshot in use, or the newest sequence number if there is none: versions of a key shadowed below it
+    /// are garbage.
+    pub oldest_snapshot: SequenceNumber,
+    /// The time, in Unix milliseconds.
+    pub now_ms: u64,
+}
+
+impl TreeView<'_> {
+    /// Whether a running compaction reads the table.
+    pub fn is_busy(&self, table: FileNumber) -> bool {
+        self.busy.contains(&table)
+    }
+
+    /// Whether a running compaction writes into `level` within the closed key range.
+    pub fn is_output_busy(&self, level: usize, smallest: &[u8], largest: &[u8]) -> bool {
+        self.busy_outputs.iter().any(|(l, low, high)| *l == level && **low <= *largest && *smallest <= **high)
+    }
+}
+
+/// Why a plan was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CompactionReason {
+    /// Level 0 has too many runs.
+    Level0Runs,
+    /// A level is larger than its target.
+    LevelBytes,
+    /// Runs within level 0 are merged because the level below is busy.
+    IntraLevel0,
+    /// A table is mostly tombstones.
+    Tombstones,
+    /// Shadowed versions or tombstones at the bottom are no longer needed by any snapshot.
+    Garbage,
+    /// Somebody asked for it.
+    Manual,
+}
+
+/// What a plan does with its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompactionAction {
+    /// Merges them into new tables.
+    Merge,
+    /// Moves them to the output level as they are, without reading them.
+    Move,
+    /// Removes them without reading them.
+    Drop,
+}
+
+/// Tables of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanInput {
+    /// The run's level.
+    pub level: usize,
+    /// The run.
+    pub run: RunId,
+    /// Some of its tables, in key order, adjacent.
+    pub tables: Vec<FileNumber>,
+}
+
+/// Work for one compaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompactionPlan {
+    /// What is done with the inputs.
+    pub action: CompactionAction,
+    /// Why.
+    pub reason: CompactionReason,
+    /// The tables concerned, newest run first.
+    pub inputs: Vec<PlanInput>,
+    /// The level that the outputs go to.
+    pub output_level: usize,
+    /// The run in that level that the outputs go to: joined if it is there, else made.
+    pub output_run: RunId,
+}

@@ -1,0 +1,5 @@
+//! stub
+
+/// Stub, replaced by its owner.
+#[derive(Debug, Default)]
+pub struct SimFs;

@@ -1,0 +1,3 @@
+//! stub
+pub(crate) mod arena;
+pub(crate) mod cursor;

@@ -1,0 +1,5 @@
+//! stub
+
+/// An open table.
+#[derive(Debug)]
+pub(crate) struct TableReader;
