@@ -10,7 +10,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -47,6 +47,9 @@ struct JsonEntry<'a> {
 }
 
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// Columns of a terminal from which on it is better to wrap cells than to let lines run on.
+const WRAP_COLUMNS_MIN: u16 = 60;
 
 impl Out {
     pub fn new(format: Format, encoding: Encoding) -> Self {
@@ -126,20 +129,29 @@ impl Out {
     ) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_preset(if self.terminal {
-            presets::UTF8_HORIZONTAL_ONLY
+            presets::UTF8_FULL_CONDENSED
         } else {
             presets::NOTHING
         });
-        if self.terminal {
+        if self.terminal && table.width().is_some_and(|columns| columns >= WRAP_COLUMNS_MIN) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
-        table.set_header(header.iter().map(|title| Cell::new(self.paint(title, "1"))));
+        let colour = self.colour;
+        table.set_header(header.iter().map(|title| {
+            let cell = Cell::new(title);
+            if colour { cell.add_attribute(Attribute::Bold) } else { cell }
+        }));
         for row in rows {
             table.add_row(row);
         }
         for column in right {
             if let Some(column) = table.column_mut(*column) {
                 column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        if !self.terminal {
+            for column in table.column_iter_mut() {
+                column.set_padding((0, 2));
             }
         }
         let text = table.to_string();

@@ -39,8 +39,8 @@ impl Latencies {
         self.0.value_at_percentile(percent) as f64 / 1e3
     }
 
-    pub fn max_us(&self) -> f64 {
-        self.0.max() as f64 / 1e3
+    pub fn max_us(&self) -> u64 {
+        (self.0.max() + 500) / 1000
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         two.record(Duration::from_millis(1));
         one.merge(&two);
         assert!((9.9..=10.2).contains(&one.percentile_us(50.0)), "{}", one.percentile_us(50.0));
-        assert!((990.0..=1010.0).contains(&one.max_us()), "{}", one.max_us());
+        assert!((990..=1010).contains(&one.max_us()), "{}", one.max_us());
     }
 
     #[test]

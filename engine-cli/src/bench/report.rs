@@ -22,26 +22,26 @@ pub struct Line {
     p50us: f64,
     p99us: f64,
     p999us: f64,
-    maxus: f64,
+    maxus: u64,
     #[serde(serialize_with = "two_digits")]
     pub cpu: f64,
     #[serde(rename = "wMB")]
-    written_mb: f64,
+    written_mb: u64,
     #[serde(rename = "wMBclose")]
-    written_mb_close: f64,
+    written_mb_close: u64,
     #[serde(rename = "wcharMB")]
-    write_calls_mb: f64,
+    write_calls_mb: u64,
     #[serde(rename = "spaceMB", serialize_with = "one_digit")]
     pub space_mb: f64,
     #[serde(rename = "rssMB")]
-    resident_mb: f64,
+    resident_mb: u64,
     pub open_ms: f64,
     pub settle_s: f64,
     tag: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     writes: Option<u64>,
     #[serde(rename = "rssAnonMB")]
-    anonymous_mb: f64,
+    anonymous_mb: u64,
     write_amp: Option<f64>,
     space_amp: Option<f64>,
     stall_ms: f64,
@@ -62,18 +62,18 @@ impl Line {
             p50us: round(latencies.percentile_us(50.0), 2),
             p99us: round(latencies.percentile_us(99.0), 2),
             p999us: round(latencies.percentile_us(99.9), 1),
-            maxus: latencies.max_us().round(),
+            maxus: latencies.max_us(),
             cpu: 0.0,
-            written_mb: 0.0,
-            written_mb_close: 0.0,
-            write_calls_mb: 0.0,
+            written_mb: 0,
+            written_mb_close: 0,
+            write_calls_mb: 0,
             space_mb: 0.0,
-            resident_mb: 0.0,
+            resident_mb: 0,
             open_ms: 0.0,
             settle_s: 0.0,
             tag: args.tag.clone(),
             writes: outcome.background_writes,
-            anonymous_mb: 0.0,
+            anonymous_mb: 0,
             write_amp: None,
             space_amp: None,
             stall_ms: 0.0,
@@ -82,15 +82,14 @@ impl Line {
 
     /// Bytes written between opening and the end of the work, and until the database was closed.
     pub fn set_writes(&mut self, before: &Process, worked: &Process, closed: &Process) {
-        let mb = |bytes: u64| (bytes as f64 / 1e6).round();
-        self.written_mb = mb(worked.write_bytes - before.write_bytes);
-        self.written_mb_close = mb(closed.write_bytes - before.write_bytes);
-        self.write_calls_mb = mb(closed.write_chars - before.write_chars);
+        self.written_mb = megabytes(worked.write_bytes - before.write_bytes);
+        self.written_mb_close = megabytes(closed.write_bytes - before.write_bytes);
+        self.write_calls_mb = megabytes(closed.write_chars - before.write_chars);
     }
 
     pub fn set_memory(&mut self, memory: Memory) {
-        self.resident_mb = (memory.resident as f64 / 1e6).round();
-        self.anonymous_mb = (memory.anonymous as f64 / 1e6).round();
+        self.resident_mb = megabytes(memory.resident);
+        self.anonymous_mb = megabytes(memory.anonymous);
     }
 
     /// What the engine itself counted.
@@ -101,6 +100,11 @@ impl Line {
         let stalled: u64 = metrics.stalls.iter().map(|stall| stall.duration_ns).sum();
         self.stall_ms = round(stalled as f64 / 1e6, 1);
     }
+}
+
+/// Whole units of 10^6 bytes, rounded.
+fn megabytes(bytes: u64) -> u64 {
+    (bytes + 500_000) / 1_000_000
 }
 
 /// `value` with so many decimals.

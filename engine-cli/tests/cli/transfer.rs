@@ -4,10 +4,7 @@ use crate::support::{Place, numbered};
 
 /// Keys and values with every kind of byte in them.
 fn awkward(place: &Place) -> usize {
-    let mut lines = String::new();
-    for byte in 0..=255_u8 {
-        lines += &format!("put 6b{byte:02x} {byte:02x}{byte:02x}\n");
-    }
+    let mut lines = numbered(256, |byte| format!("put 6b{byte:02x} {byte:02x}{byte:02x}\n"));
     lines += "put  00\nput 00 \nput e697a5e69cac c3bc20e280ae\n";
     place.feed("--hex shell", &lines).ok();
     256 + 3
