@@ -1,18 +1,22 @@
 //! Several cursors seen as one: the merge of sorted sources by a loser tree.
 //!
-//! The sources form the leaves of a tournament; each inner node remembers the source that lost there and the root
-//! the one that won. A step moves the winner only and replays the matches on its way to the root: about log2(k)
-//! comparisons, no allocation, no copied key.
+//! The sources form the leaves of a tournament; each inner node remembers the source that lost
+//! there and the root the one that won. A step moves the winner only and replays the matches on its
+//! way to the root: about log2(k) comparisons, no allocation, no copied key.
 //!
-//! Each source's head is remembered as an integer that orders as its key does, so most matches compare two words of
-//! one small array. Only ties look at the keys. In the reverse direction the integer is complemented: the least one
-//! wins in both directions, and only the slow path asks which way we go.
+//! Each source's head is remembered as an integer that orders as its key does, so most matches
+//! compare two words of one small array. Only ties look at the keys. In the reverse direction the
+//! integer is complemented: the least one wins in both directions, and only the slow path asks
+//! which way we go.
 //!
 //! # Invariants
-//! * While the cursor stands on an entry going forward, every other source stands on its first entry after it or at
-//!   its end; going backward, on its last entry before it or at its start. A change of direction re-seeks the others.
-//! * A source's head in `heads` is what the source stands on. It is renewed whenever the source moves.
-//! * No two sources hold the same key and trailer. Should they, the lower index counts as newer and comes first.
+//! * While the cursor stands on an entry going forward, every other source stands on its first
+//!   entry after it or at its end; going backward, on its last entry before it or at its start. A
+//!   change of direction re-seeks the others.
+//! * A source's head in `heads` is what the source stands on. It is renewed whenever the source
+//!   moves.
+//! * No two sources hold the same key and trailer. Should they, the lower index counts as newer and
+//!   comes first.
 //! * After an error the cursor stands nowhere and repeats the error, until it is moved by a seek.
 //!
 //! The merge knows nothing of visibility or tombstones: it yields every entry of every source.
@@ -31,8 +35,8 @@ pub(crate) struct MergingCursor<C> {
     sources: Vec<C>,
     /// What each source stands on, in brief.
     heads: Vec<Head>,
-    /// At 0 the winner, at 1.. the losers of the inner nodes; node `n` has the children `2n` and `2n + 1`, and leaf
-    /// `i` is node `sources.len() + i`.
+    /// At 0 the winner, at 1.. the losers of the inner nodes; node `n` has the children `2n` and
+    /// `2n + 1`, and leaf `i` is node `sources.len() + i`.
     tree: Vec<usize>,
     direction: Direction,
     /// The error that stopped the cursor, until the next seek.
@@ -117,7 +121,7 @@ impl<C: Cursor> MergingCursor<C> {
         self.tree.fill(VACANT);
         for leaf in 0..self.sources.len() {
             let mut winner = leaf;
-            let mut node = (leaf + self.sources.len()) / 2;
+            let mut node = self.parent_of_leaf(leaf);
             while node > 0 && self.tree[node] != VACANT {
                 winner = self.play(node, winner);
                 node /= 2;
@@ -126,7 +130,8 @@ impl<C: Cursor> MergingCursor<C> {
         }
     }
 
-    /// Moves the winner one entry in the direction of travel, which `step` must do, and finds the new winner.
+    /// Moves the winner one entry in the direction of travel, which `step` must do, and finds the
+    /// new winner.
     #[inline]
     fn step(&mut self, step: impl FnOnce(&mut C) -> Result<()>) -> Result<()> {
         let moved = self.tree[0];
@@ -138,7 +143,7 @@ impl<C: Cursor> MergingCursor<C> {
         }
         self.heads[moved] = Head::of(&self.sources[moved], self.direction);
         let mut winner = moved;
-        let mut node = (moved + self.sources.len()) / 2;
+        let mut node = self.parent_of_leaf(moved);
         while node > 0 {
             winner = self.play(node, winner);
             node /= 2;
@@ -147,7 +152,14 @@ impl<C: Cursor> MergingCursor<C> {
         Ok(())
     }
 
-    /// Plays `challenger` against the one who waits at `node`; leaves the loser there and returns the winner.
+    #[inline]
+    fn parent_of_leaf(&self, leaf: usize) -> usize {
+        let node = self.sources.len() + leaf;
+        node / 2
+    }
+
+    /// Plays `challenger` against the one who waits at `node`; leaves the loser there and returns
+    /// the winner.
     #[inline]
     fn play(&mut self, node: usize, challenger: usize) -> usize {
         let waiting = self.tree[node];

@@ -219,7 +219,8 @@ proptest! {
             prop_assert_eq!(moved.is_err(), blown, "{:?}", a_move);
             if blown {
                 prop_assert!(!merge.valid());
-                prop_assert_eq!(merge.next().unwrap_err().to_string(), moved.unwrap_err().to_string());
+                let failure = moved.unwrap_err().to_string();
+                prop_assert_eq!(merge.next().unwrap_err().to_string(), failure);
                 prop_assert!(merge.prev().is_err());
                 prop_assert!(!merge.valid());
                 // A seek heals: the merge is as good as new.
