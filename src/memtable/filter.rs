@@ -54,7 +54,8 @@ impl MemFilter {
         for (word, bit) in probes(hash) {
             let word = &block.0[word];
             // Most bits of a full filter are set already; looking first spares the locked
-            // operation.
+            // operation. A bit that another thread set is as good as set here: who is ordered after
+            // this load cannot see an older value than it saw.
             if word.load(Ordering::Relaxed) & bit == 0 {
                 word.fetch_or(bit, Ordering::Relaxed);
             }
