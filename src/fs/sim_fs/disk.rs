@@ -98,8 +98,17 @@ impl Directory {
         self.pending.push(change);
     }
 
-    fn of_names(names: Names) -> Self {
-        Directory { current: names.clone(), durable: names, pending: Vec::new() }
+    /// The directory as a crash leaves it. One that is synced is shared, not copied.
+    fn after_crash(self: &Arc<Self>, persist: Persist, rng: &mut Rng) -> Arc<Self> {
+        if self.pending.is_empty() {
+            return self.clone();
+        }
+        let names = match persist {
+            Persist::Nothing | Persist::BytesOnly => self.durable.clone(),
+            Persist::Everything | Persist::NamesOnly => self.current.clone(),
+            Persist::Random { percent, .. } => self.random_names(percent, rng),
+        };
+        Arc::new(Directory { current: names.clone(), durable: names, pending: Vec::new() })
     }
 
     fn random_names(&self, percent: u8, rng: &mut Rng) -> Names {
@@ -398,13 +407,9 @@ impl Disk {
         let mut disk = Disk { next_inode: self.next_inode, ..Disk::default() };
         let mut named = BTreeSet::new();
         for (path, directory) in &self.directories {
-            let names = match persist {
-                Persist::Nothing | Persist::BytesOnly => directory.durable.clone(),
-                Persist::Everything | Persist::NamesOnly => directory.current.clone(),
-                Persist::Random { percent, .. } => directory.random_names(percent, &mut rng),
-            };
-            named.extend(names.values().copied());
-            disk.directories.insert(path.clone(), Arc::new(Directory::of_names(names)));
+            let directory = directory.after_crash(persist, &mut rng);
+            named.extend(directory.current.values().copied());
+            disk.directories.insert(path.clone(), directory);
         }
         for id in named {
             let content = &self.inodes[&id].content;
