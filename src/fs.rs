@@ -79,7 +79,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
 
     /// Renames the obsolete log file `from` to `to` and opens it for writing from its start. Its old bytes stay
     /// until overwritten. It must be `bytes` long; if it is not, that is an error.
-    fn recycle_log(&self, from: &Path, to: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>>;
+    fn recycle_log(
+        &self,
+        from: &Path,
+        to: &Path,
+        bytes: u64,
+        mapped: bool,
+    ) -> Result<Box<dyn LogFile>>;
 
     /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;

@@ -105,6 +105,9 @@ impl Drop for Table {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("meta", &self.meta).field("open", &self.slot.load().is_some()).finish()
+        f.debug_struct("Table")
+            .field("meta", &self.meta)
+            .field("open", &self.slot.load().is_some())
+            .finish()
     }
 }
