@@ -59,7 +59,9 @@ impl TreeView<'_> {
 
     /// Whether a running compaction writes into `level` within the closed key range.
     pub fn is_output_busy(&self, level: usize, smallest: &[u8], largest: &[u8]) -> bool {
-        self.busy_outputs.iter().any(|(l, low, high)| *l == level && **low <= *largest && *smallest <= **high)
+        self.busy_outputs
+            .iter()
+            .any(|(l, low, high)| *l == level && **low <= *largest && *smallest <= **high)
     }
 }
 
