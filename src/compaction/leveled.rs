@@ -27,29 +27,21 @@
 //! level has no target. Kind 3 moves down. Kind 4 is chosen only if *every* tombstone of the table must go.
 
 mod draft;
+mod targets;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::compaction::{CompactionPlan, CompactionReason, CompactionStrategy, TreeView};
-use crate::options::{KeyspaceOptions, Leveled};
+use crate::options::Leveled;
 use crate::table::Table;
-use crate::version::{LEVEL_COUNT, Run, Version};
+use crate::version::{LEVEL_COUNT, Run, RunId, Version};
 use draft::{Draft, overlapping, table_bytes};
-
-/// The last level.
-const LAST: usize = LEVEL_COUNT - 1;
+use targets::{LAST, Targets};
 
 /// A plan reads at most this many tables' worth of bytes where it has a choice: it bounds the space that a compaction
 /// takes on top of the tree, and the time until its inputs are free again.
 const PLAN_TABLES_MAX: u64 = 32;
-
-/// The base level holds at most this many times what a full level 0 holds.
-const BASE_PER_LEVEL0: u64 = 2;
-
-/// No level above the last one is planned to hold more than this share of the tree: it bounds the space that shadowed
-/// versions take.
-const UPPER_SHARE: u64 = 4;
 
 /// Level 0 is merged within itself when what it meets in the base level is this many times larger (and than `fanout`).
 const DISPROPORTION_MIN: u64 = 10;
@@ -92,57 +84,13 @@ impl CompactionStrategy for Leveled {
             let bytes = shape.bytes[level] + incoming;
             let excess = bytes.saturating_sub(shape.targets.bytes[level]);
             if excess > 0 {
-                let met_per_byte = shape.bytes[level + 1] as f64 / bytes as f64;
-                debt += excess + (excess as f64 * met_per_byte) as u64;
+                let met =
+                    u128::from(excess) * u128::from(shape.bytes[level + 1]) / u128::from(bytes);
+                debt += excess + met as u64;
             }
             incoming = excess;
         }
         debt
-    }
-}
-
-/// How many bytes each level should hold.
-///
-/// Let *level-0 bytes* be a full level 0: `l0_runs` memtables. Merging it straight into the last level writes the whole
-/// tree for each level-0 bytes written, so from [`UPPER_SHARE`] times that (or of `base_bytes`) on there is a base level in
-/// between. Its target is the share of the tree, at most [`BASE_PER_LEVEL0`] times the level-0 bytes, and at most
-/// `base_bytes`. Between it and the last level stand as many as the fanout asks for, at equal ratios. Level 0 itself does
-/// not count as part of the tree: a backlog there must not raise the targets and so hide itself (RocksDB #9423).
-struct Targets {
-    /// The level that level 0 is merged into.
-    base: usize,
-    /// Per level; `u64::MAX` where there is no bound: level 0 and the last.
-    bytes: [u64; LEVEL_COUNT],
-}
-
-impl Targets {
-    fn new(leveled: &Leveled, options: &KeyspaceOptions, bytes: &[u64; LEVEL_COUNT]) -> Self {
-        let tree_bytes: u64 = bytes[1..].iter().sum();
-        let level0_bytes = options.memtable_bytes.saturating_mul(leveled.l0_runs as u64);
-        let base_max = leveled.base_bytes.min(level0_bytes.saturating_mul(BASE_PER_LEVEL0));
-        let base_min = leveled.base_bytes.min(level0_bytes);
-        let fanout = leveled.fanout as f64;
-
-        let mut upper_levels = 0;
-        if tree_bytes / UPPER_SHARE >= base_min {
-            upper_levels = 1;
-            while upper_levels < LAST - 1
-                && tree_bytes as f64 > base_max as f64 * fanout.powi(upper_levels as i32)
-            {
-                upper_levels += 1;
-            }
-        }
-        // A level that is there is used, be it planned or not: level 0 must not pass it. It empties by being merged.
-        let first_filled = (1..LAST).find(|level| bytes[*level] > 0).unwrap_or(LAST);
-        let base = first_filled.min(LAST - upper_levels);
-
-        let mut targets = [u64::MAX; LEVEL_COUNT];
-        let base_target = base_max.min(tree_bytes / UPPER_SHARE).max(1);
-        let ratio = (tree_bytes as f64 / base_target as f64).powf(1.0 / (LAST - base).max(1) as f64);
-        for (above, target) in targets[base..LAST].iter_mut().enumerate() {
-            *target = (base_target as f64 * ratio.powi(above as i32)) as u64;
-        }
-        Targets { base, bytes: targets }
     }
 }
 
@@ -160,7 +108,7 @@ impl<'a> Shape<'a> {
     fn new(leveled: &'a Leveled, tree: &'a TreeView<'a>) -> Self {
         let mut bytes = [0; LEVEL_COUNT];
         for (bytes, level) in bytes.iter_mut().zip(&tree.version.levels) {
-            *bytes = level.runs.iter().map(|run| table_bytes(&run.tables)).sum();
+            *bytes = level.bytes();
         }
         Shape {
             tree,
@@ -191,7 +139,8 @@ impl<'a> Shape<'a> {
     /// Level 0 is full by the number of its runs, or by what it would hold if they all were memtables.
     fn level0_fill(&self, runs: usize, bytes: u64) -> f64 {
         let limit = self.tree.options.memtable_bytes.saturating_mul(self.leveled.l0_runs as u64);
-        (runs as f64 / self.leveled.l0_runs as f64).max(bytes as f64 / limit.saturating_mul(2) as f64)
+        (runs as f64 / self.leveled.l0_runs as f64)
+            .max(bytes as f64 / limit.saturating_mul(2) as f64)
     }
 
     /// Makes one run of a level below 0 that holds several.
@@ -213,7 +162,8 @@ impl<'a> Shape<'a> {
     fn scores(&self) -> Vec<(usize, f64)> {
         let idle_bytes = |level: usize| -> u64 {
             let runs = &self.version().levels[level].runs;
-            let tables = runs.iter().flat_map(|run| &run.tables).filter(|table| self.is_idle(table));
+            let tables =
+                runs.iter().flat_map(|run| &run.tables).filter(|table| self.is_idle(table));
             tables.map(|table| table.meta().file_bytes).sum()
         };
         let fill = |level: usize| match level {
@@ -322,9 +272,8 @@ impl<'a> Shape<'a> {
         let mut best = u64::MAX;
         let mut count = 0;
         for run in idle.take_while(|run| self.is_run_idle(run)) {
-            let bytes = draft.bytes + table_bytes(&run.tables);
-            if count > 0 {
-                let bytes_per_removed = bytes / count;
+            let bytes = draft.bytes + run.bytes();
+            if let Some(bytes_per_removed) = bytes.checked_div(count) {
                 if bytes_per_removed > best || bytes > self.plan_bytes_max {
                     break;
                 }
@@ -387,7 +336,8 @@ impl<'a> Shape<'a> {
                 (stretch.end < tables.len()).then(|| stretch.start..stretch.end + 1),
                 (stretch.start > 0).then(|| stretch.start - 1..stretch.end),
             ];
-            let wider = wider.into_iter().flatten().filter_map(|wider| Some((ratio(&wider)?, wider)));
+            let wider =
+                wider.into_iter().flatten().filter_map(|wider| Some((ratio(&wider)?, wider)));
             let Some((worse, wider)) = wider.min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
             let (met_now, met_then) = (met(&stretch)?, met(&wider)?);
             let is_free = met_then == met_now && met_now > 0;
@@ -411,8 +361,10 @@ impl<'a> Shape<'a> {
             for (at, table) in run.tables.iter().enumerate() {
                 let mut draft = Draft::default();
                 draft.add(level, run, at..at + 1);
-                let plan = (is_tombstone_rich(&draft) && self.is_idle(table) && self.frees_enough(&draft, level + 1))
-                    .then(|| self.descend(draft, level + 1, reason));
+                let plan = (is_tombstone_rich(&draft)
+                    && self.is_idle(table)
+                    && self.frees_enough(&draft, level + 1))
+                .then(|| self.descend(draft, level + 1, reason));
                 if let Some(Some(plan)) = plan {
                     return Some(plan);
                 }
@@ -478,7 +430,10 @@ impl<'a> Shape<'a> {
         reason: CompactionReason,
     ) -> Option<CompactionPlan> {
         let from = draft.inputs[0].level;
-        if self.met(&draft, level).is_none() && draft.inputs.len() == 1 && self.is_movable(from, level) {
+        if self.met(&draft, level).is_none()
+            && draft.inputs.len() == 1
+            && self.is_movable(from, level)
+        {
             let (low, high) = draft.key_range();
             let busy = self.tree.is_output_busy(level, low, high);
             return (!busy).then(|| draft.into_move(level, self.output_run(level), reason));
@@ -508,14 +463,19 @@ impl<'a> Shape<'a> {
         Some(())
     }
 
-    fn merge(&self, draft: &Draft<'a>, level: usize, reason: CompactionReason) -> Option<CompactionPlan> {
+    fn merge(
+        &self,
+        draft: &Draft<'a>,
+        level: usize,
+        reason: CompactionReason,
+    ) -> Option<CompactionPlan> {
         let (low, high) = draft.key_range();
         let busy = self.tree.is_output_busy(level, low, high);
         (!busy).then(|| draft.clone().into_merge(level, self.output_run(level), reason))
     }
 
     /// The run of `level`. A level below 0 has one, so its name does not matter, but all plans must agree on it.
-    fn output_run(&self, level: usize) -> crate::version::RunId {
+    fn output_run(&self, level: usize) -> RunId {
         self.run(level).map(|run| run.id).unwrap_or_default()
     }
 

@@ -50,11 +50,21 @@ impl<'a> Draft<'a> {
         self.inputs.iter().flat_map(|input| &input.run.tables[input.tables.clone()])
     }
 
-    pub(super) fn into_merge(self, level: usize, run: RunId, reason: CompactionReason) -> CompactionPlan {
+    pub(super) fn into_merge(
+        self,
+        level: usize,
+        run: RunId,
+        reason: CompactionReason,
+    ) -> CompactionPlan {
         self.into_plan(CompactionAction::Merge, level, run, reason)
     }
 
-    pub(super) fn into_move(self, level: usize, run: RunId, reason: CompactionReason) -> CompactionPlan {
+    pub(super) fn into_move(
+        self,
+        level: usize,
+        run: RunId,
+        reason: CompactionReason,
+    ) -> CompactionPlan {
         self.into_plan(CompactionAction::Move, level, run, reason)
     }
 
@@ -68,7 +78,10 @@ impl<'a> Draft<'a> {
         let inputs = self.inputs.into_iter().map(|input| PlanInput {
             level: input.level,
             run: input.run.id,
-            tables: input.run.tables[input.tables].iter().map(|table| table.meta().number).collect(),
+            tables: input.run.tables[input.tables]
+                .iter()
+                .map(|table| table.meta().number)
+                .collect(),
         });
         CompactionPlan { action, reason, inputs: inputs.collect(), output_level, output_run }
     }
