@@ -141,12 +141,18 @@ fn foreign_keyspace() -> Error {
 /// Refuses a key or value that no format could hold.
 pub(crate) fn check_lengths(key: &[u8], value: &[u8]) -> Result<()> {
     if key.len() > KEY_LEN_MAX {
-        return Err(Error::invalid(format!("key of {} bytes is longer than {KEY_LEN_MAX} bytes", key.len()))
-            .advise("store a hash of the key, or put the rest into the value"));
+        return Err(Error::invalid(format!(
+            "key of {} bytes is longer than {KEY_LEN_MAX} bytes",
+            key.len()
+        ))
+        .advise("store a hash of the key, or put the rest into the value"));
     }
     if value.len() > VALUE_LEN_MAX {
-        return Err(Error::invalid(format!("value of {} bytes is longer than {VALUE_LEN_MAX} bytes", value.len()))
-            .advise("split the value over several keys"));
+        return Err(Error::invalid(format!(
+            "value of {} bytes is longer than {VALUE_LEN_MAX} bytes",
+            value.len()
+        ))
+        .advise("split the value over several keys"));
     }
     Ok(())
 }
@@ -192,14 +198,21 @@ impl<'a> Iterator for Operations<'a> {
 #[inline]
 fn decode_operation<'a>(rest: &mut Decoder<'a>) -> Result<Operation<'a>> {
     let malformed = |_| {
-        Error::new(crate::error::ErrorKind::Corruption, "malformed batch: an operation is cut short")
+        Error::new(
+            crate::error::ErrorKind::Corruption,
+            "malformed batch: an operation is cut short",
+        )
     };
     let keyspace = KeyspaceId(rest.varint32().map_err(malformed)?);
     let kind = ValueKind::from_byte(rest.u8().map_err(malformed)?)?;
     let key = rest.slice().map_err(malformed)?;
-    let value = if kind == ValueKind::Delete { &[][..] } else { rest.slice().map_err(malformed)? };
+    let value =
+        if kind == ValueKind::Delete { &[][..] } else { rest.slice().map_err(malformed)? };
     if key.len() > KEY_LEN_MAX {
-        return Err(Error::new(crate::error::ErrorKind::Corruption, "malformed batch: a key is too long"));
+        return Err(Error::new(
+            crate::error::ErrorKind::Corruption,
+            "malformed batch: a key is too long",
+        ));
     }
     Ok(Operation { keyspace, kind, key, value })
 }

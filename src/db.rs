@@ -106,7 +106,12 @@ impl Db {
     /// db.put_with("account", "100", &esker::WriteOptions::SYNC)?; // survives power loss from here on
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn put_with(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, options: &WriteOptions) -> Result<()> {
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<()> {
         self.default.put_with(key, value, options)
     }
 

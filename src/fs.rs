@@ -87,6 +87,12 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
         mapped: bool,
     ) -> Result<Box<dyn LogFile>>;
 
+    /// Makes the bytes of an existing file durable, whoever wrote them.
+    fn sync_file(&self, path: &Path) -> Result<()>;
+
+    /// Cuts a file that nobody writes any more to its first `bytes`, and makes that durable.
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()>;
+
     /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 

@@ -83,6 +83,11 @@ impl<C: Cursor> MergingCursor<C> {
         }
     }
 
+    /// Calls `visit` with each source, to gather what it counted.
+    pub(crate) fn for_each_source(&mut self, visit: impl FnMut(&mut C)) {
+        self.sources.iter_mut().for_each(visit);
+    }
+
     /// The source whose entry the cursor stands on. Must be valid.
     #[inline]
     pub(crate) fn current(&self) -> &C {

@@ -44,7 +44,9 @@ pub(crate) fn start(inner: &Arc<Inner>, spawner: &dyn Spawn) -> Result<Vec<JoinH
     let mut threads = Vec::new();
     let count = inner.options.background_threads;
     let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| -> Result<()> {
-        let thread = spawner.spawn(&name, body).map_err(|e| Error::io("start a thread for", &inner.dir, e))?;
+        let thread = spawner
+            .spawn(&name, body)
+            .map_err(|e| Error::io("start a thread for", &inner.dir, e))?;
         threads.push(thread);
         Ok(())
     };
@@ -140,7 +142,9 @@ fn run(inner: &Inner, job: Job) -> Result<()> {
         }
         Job::Compact(job) => {
             let single = inner.options.background_threads == 1;
-            let result = compact_job::run(inner, &job, &mut || if single { run_due_flush(inner) } else { Ok(()) });
+            let result = compact_job::run(inner, &job, &mut || {
+                if single { run_due_flush(inner) } else { Ok(()) }
+            });
             let mut state = inner.work.lock();
             state.release(job.core.id, &job.plan, &job.version);
             state.compaction_wanted = true;
@@ -254,7 +258,8 @@ pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
         if let Some(error) = state.flush_error.as_ref().or(state.compaction_error.as_ref()) {
             return Err(error.clone());
         }
-        let running = !state.flushing.is_empty() || state.busy.values().any(|busy| busy.running_count > 0);
+        let running =
+            !state.flushing.is_empty() || state.busy.values().any(|busy| busy.running_count > 0);
         if !running && !state.compaction_wanted && due_flush(inner, &state).is_none() {
             return Ok(());
         }
@@ -265,11 +270,13 @@ pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
 /// The life of the timer: syncs async writes in time, and scrubs.
 fn run_timer(inner: &Inner) {
     let half_interval = Duration::from_millis(inner.options.async_interval_ms.div_ceil(2));
-    let scrub = (inner.options.scrub_interval_s > 0).then(|| Duration::from_secs(inner.options.scrub_interval_s));
+    let scrub = (inner.options.scrub_interval_s > 0)
+        .then(|| Duration::from_secs(inner.options.scrub_interval_s));
     let mut next_scrub_ns = scrub.map(|every| inner.clock.monotonic_ns() + every.as_nanos() as u64);
     loop {
-        let until_scrub = next_scrub_ns
-            .map(|at| Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000)));
+        let until_scrub = next_scrub_ns.map(|at| {
+            Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000))
+        });
         if !inner.work.wait_timer(until_scrub) {
             return;
         }
@@ -295,7 +302,9 @@ fn run_timer(inner: &Inner) {
 pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
     inner.check_writable()?;
     for core in cores {
-        wait_for_flush(inner, || core.view.load().immutables.len() + 1 < core.options.load().memtables_max)?;
+        wait_for_flush(inner, || {
+            core.view.load().immutables.len() + 1 < core.options.load().memtables_max
+        })?;
         let commit = inner.commit().lock();
         commit.check()?;
         if !core.view.load().active.table.is_empty() {
@@ -307,7 +316,9 @@ pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
         // Newer ones may come meanwhile; what was there at the call is what counts.
         let target = core.view.load().immutables.first().map(|memory| memory.cut());
         let Some(target) = target else { continue };
-        wait_for_flush(inner, || core.view.load().immutables.last().is_none_or(|memory| memory.cut() > target))?;
+        wait_for_flush(inner, || {
+            core.view.load().immutables.last().is_none_or(|memory| memory.cut() > target)
+        })?;
     }
     if inner.runs_inline() { run_due(inner) } else { Ok(()) }
 }

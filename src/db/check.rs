@@ -68,17 +68,29 @@ fn verify_manifest(inner: &Inner, report: &mut VerifyReport) {
     let tree = inner.tree.lock();
     let numbers = |state: &crate::manifest::state::ManifestState| -> BTreeSet<FileNumber> {
         let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
-        versions.flat_map(|version| version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>()).collect()
+        versions
+            .flat_map(|version| {
+                version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>()
+            })
+            .collect()
     };
     let current = FileKind::Current.path(&inner.dir);
     match recover(inner.fs.as_ref(), &inner.dir) {
         Ok(Some(found)) => {
             let manifest = FileKind::Manifest(found.manifest_number).path(&inner.dir);
             if numbers(&found.state) != numbers(&tree.state) {
-                report.problems.push(Error::corruption(&manifest, 0, "the manifest names other tables than were opened"));
+                report.problems.push(Error::corruption(
+                    &manifest,
+                    0,
+                    "the manifest names other tables than were opened",
+                ));
             }
             if found.torn_tail_bytes > 0 && !inner.options.read_only {
-                report.problems.push(Error::corruption(&manifest, 0, "the manifest ends in a torn record"));
+                report.problems.push(Error::corruption(
+                    &manifest,
+                    0,
+                    "the manifest ends in a torn record",
+                ));
             }
         }
         Ok(None) => report.problems.push(Error::corruption(&current, 0, "CURRENT is missing")),
@@ -90,11 +102,18 @@ fn verify_manifest(inner: &Inner, report: &mut VerifyReport) {
 fn verify_log(inner: &Inner, report: &mut VerifyReport) {
     let tree = inner.tree.lock();
     let commit = inner.commit().lock();
-    let promised = commit.wal.as_ref().map_or(tree.state.wal_synced, |wal| wal.synced_position().max(tree.state.wal_synced));
+    let promised = commit
+        .wal
+        .as_ref()
+        .map_or(tree.state.wal_synced, |wal| wal.synced_position().max(tree.state.wal_synced));
     let options = ReplayOptions {
         first_segment: tree.state.wal_first_segment,
         // A tail torn by a crash is no damage; a database opened for writing has none.
-        mode: if inner.options.read_only { RecoveryMode::PointInTime } else { RecoveryMode::Absolute },
+        mode: if inner.options.read_only {
+            RecoveryMode::PointInTime
+        } else {
+            RecoveryMode::Absolute
+        },
         promised,
     };
     let mut decode = |record: &crate::wal::replay::WalRecord<'_>| {

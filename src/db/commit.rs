@@ -211,7 +211,13 @@ impl CommitQueue {
         if needs_sync {
             self.sync_waiting.fetch_add(1, Ordering::Relaxed);
         }
-        state.queue.push_back(Pending { last_sequence, wal_end, needs_sync, applied: false, waiter: None });
+        state.queue.push_back(Pending {
+            last_sequence,
+            wal_end,
+            needs_sync,
+            applied: false,
+            waiter: None,
+        });
         Ticket(state.front + state.queue.len() as u64 - 1)
     }
 
@@ -315,10 +321,12 @@ impl CommitQueue {
         if let (Some(wal), Some(target)) = (&mut state.wal, &target) {
             wal.mark_synced(target);
         }
-        state.sync_ns = if state.sync_ns == 0 { took_ns } else { (state.sync_ns * 7 + took_ns) / 8 };
+        state.sync_ns =
+            if state.sync_ns == 0 { took_ns } else { (state.sync_ns * 7 + took_ns) / 8 };
         let before = self.sync_waiting.load(Ordering::Relaxed);
         let wake = self.advance(&mut state);
-        state.last_group_count = before.saturating_sub(self.sync_waiting.load(Ordering::Relaxed)).max(1);
+        state.last_group_count =
+            before.saturating_sub(self.sync_waiting.load(Ordering::Relaxed)).max(1);
         let next = state.next_leader();
         if next.is_some() {
             state.sync_running = true;
@@ -463,7 +471,9 @@ impl CommitState {
         let synced = self.synced();
         self.queue
             .iter()
-            .find(|pending| pending.needs_sync && pending.wal_end > synced && pending.waiter.is_some())
+            .find(|pending| {
+                pending.needs_sync && pending.wal_end > synced && pending.waiter.is_some()
+            })
             .and_then(|pending| pending.waiter.clone())
     }
 

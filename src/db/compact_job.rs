@@ -55,23 +55,39 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
 
 /// A plan that names tables that are not there, or are busy, is a broken strategy; better to stop than to lose data.
 fn check_plan(plan: &CompactionPlan, tree: &TreeView<'_>, strategy: &str) {
-    assert!(plan.output_level < LEVEL_COUNT, "strategy {strategy} plans for a level that does not exist");
+    assert!(
+        plan.output_level < LEVEL_COUNT,
+        "strategy {strategy} plans for a level that does not exist"
+    );
     assert!(!plan.inputs.is_empty(), "strategy {strategy} plans nothing");
     for input in &plan.inputs {
         assert!(!input.tables.is_empty(), "strategy {strategy} plans an empty input");
         for number in &input.tables {
             let found = tree.version.find_table(*number);
-            let (level, run, _) = found.unwrap_or_else(|| panic!("strategy {strategy} plans table {number}, which is not in the tree"));
-            assert!(level == input.level && run.id == input.run, "strategy {strategy} misplaces table {number}");
-            assert!(!tree.is_busy(*number), "strategy {strategy} plans table {number}, which is busy");
+            let (level, run, _) = found.unwrap_or_else(|| {
+                panic!("strategy {strategy} plans table {number}, which is not in the tree")
+            });
+            assert!(
+                level == input.level && run.id == input.run,
+                "strategy {strategy} misplaces table {number}"
+            );
+            assert!(
+                !tree.is_busy(*number),
+                "strategy {strategy} plans table {number}, which is busy"
+            );
         }
     }
 }
 
 /// Runs `job` and installs what it made. `between` is called between blocks of output.
-pub(crate) fn run(inner: &Inner, job: &CompactJob, between: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+pub(crate) fn run(
+    inner: &Inner,
+    job: &CompactJob,
+    between: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let CompactJob { core, plan, version, options } = job;
-    let removed: Vec<_> = plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
+    let removed: Vec<_> =
+        plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
     let target = (plan.output_level, plan.output_run);
     match plan.action {
         CompactionAction::Drop => install_compaction(inner, core, &removed, Vec::new(), target),
@@ -108,8 +124,10 @@ pub(crate) fn run(inner: &Inner, job: &CompactJob, between: &mut dyn FnMut() -> 
             counters.compaction_bytes_read.add(output.bytes_read);
             counters.compaction_bytes_written.add(output.bytes_written);
             counters.entries_dropped.add(output.entries_in - output.entries_out);
-            core.levels.bytes_read[plan.output_level].fetch_add(output.bytes_read, Ordering::Relaxed);
-            core.levels.bytes_written[plan.output_level].fetch_add(output.bytes_written, Ordering::Relaxed);
+            core.levels.bytes_read[plan.output_level]
+                .fetch_add(output.bytes_read, Ordering::Relaxed);
+            core.levels.bytes_written[plan.output_level]
+                .fetch_add(output.bytes_written, Ordering::Relaxed);
             install_compaction(inner, core, &removed, output.added, target)
         }
     }
@@ -163,13 +181,20 @@ impl Drop for Pause<'_> {
 }
 
 /// Merges everything in a range of keys, and what that drags along, into the last level that holds anything.
-pub(crate) fn compact_range(inner: &Inner, core: &Arc<KeyspaceCore>, bounds: &(KeyBound, KeyBound)) -> Result<()> {
+pub(crate) fn compact_range(
+    inner: &Inner,
+    core: &Arc<KeyspaceCore>,
+    bounds: &(KeyBound, KeyBound),
+) -> Result<()> {
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
     if let Some(plan) = plan_range(&version, bounds) {
-        let job = CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
+        let job =
+            CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
         inner.work.lock().reserve(core.id, &job.plan, &job.version);
-        let result = run(inner, &job, &mut || if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) });
+        let result = run(inner, &job, &mut || {
+            if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) }
+        });
         inner.work.lock().release(core.id, &job.plan, &job.version);
         drop(job);
         inner.work.job_ended();
@@ -195,7 +220,8 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
         after && before
     };
     let tables: Vec<_> = version.tables().collect();
-    let mut chosen: HashSet<usize> = (0..tables.len()).filter(|&index| meets(tables[index].2)).collect();
+    let mut chosen: HashSet<usize> =
+        (0..tables.len()).filter(|&index| meets(tables[index].2)).collect();
     // Nothing may stay between what is merged: take in whatever meets the range of what was taken, until it is closed.
     loop {
         let low = chosen.iter().map(|&index| &*tables[index].2.meta().smallest).min()?;
@@ -213,15 +239,23 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
     for index in order {
         let (level, run, table) = &tables[index];
         match inputs.last_mut() {
-            Some(last) if last.level == *level && last.run == run.id => last.tables.push(table.meta().number),
-            _ => inputs.push(PlanInput { level: *level, run: run.id, tables: vec![table.meta().number] }),
+            Some(last) if last.level == *level && last.run == run.id => {
+                last.tables.push(table.meta().number)
+            }
+            _ => inputs.push(PlanInput {
+                level: *level,
+                run: run.id,
+                tables: vec![table.meta().number],
+            }),
         }
     }
     let output_level = version.last_nonempty_level()?.max(1);
     let output_run = version.levels[output_level].runs.last().map_or(RunId(0), |run| run.id);
     let in_shape = inputs.len() == 1
         && inputs[0].level == output_level
-        && !tables.iter().any(|(_, _, table)| inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta()));
+        && !tables.iter().any(|(_, _, table)| {
+            inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta())
+        });
     (!in_shape).then_some(CompactionPlan {
         action: CompactionAction::Merge,
         reason: CompactionReason::Manual,

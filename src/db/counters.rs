@@ -194,6 +194,9 @@ mod tests {
         });
         counters.count_get(false, true, &stats);
         let reads = counters.reads();
-        assert_eq!((reads.gets, reads.get_hits, reads.memtable_hits, reads.stats.blocks_read), (401, 400, 1, 800));
+        assert_eq!(
+            (reads.gets, reads.get_hits, reads.memtable_hits, reads.stats.blocks_read),
+            (401, 400, 1, 800)
+        );
     }
 }

@@ -76,7 +76,8 @@ pub(crate) fn install_flush(
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
     core.view.rcu(|view| {
-        let immutables = view.immutables.iter().filter(|other| !Arc::ptr_eq(other, memory)).cloned().collect();
+        let immutables =
+            view.immutables.iter().filter(|other| !Arc::ptr_eq(other, memory)).cloned().collect();
         ReadView { active: Arc::clone(&view.active), immutables, version: Arc::clone(&version) }
     });
     drop(tree);
@@ -95,7 +96,11 @@ fn discard(inner: &Inner, tables: &[TableMeta]) -> Result<()> {
 
 /// Writes into `edit` what the log holds: the last sequence number given, the first segment still needed, and what is
 /// known to be synced.
-pub(crate) fn note_log_state(inner: &Inner, edit: &mut VersionEdit, flushed: Option<&Arc<Memory>>) -> FileNumber {
+pub(crate) fn note_log_state(
+    inner: &Inner,
+    edit: &mut VersionEdit,
+    flushed: Option<&Arc<Memory>>,
+) -> FileNumber {
     let commit = inner.commit().lock();
     let first_needed = inner.first_needed_segment(&commit, flushed);
     edit.last_sequence = Some(SequenceNumber(commit.next_sequence.0.saturating_sub(1)));
@@ -123,14 +128,20 @@ pub(crate) fn install_compaction(
 ) -> Result<()> {
     let mut tree = inner.tree.lock();
     if core.dropped.load(Ordering::Relaxed) {
-        let made: Vec<_> = added.into_iter().filter(|meta| !removed.contains(&meta.number)).collect();
+        let made: Vec<_> =
+            added.into_iter().filter(|meta| !removed.contains(&meta.number)).collect();
         return discard(inner, &made);
     }
     let before = Arc::clone(&core.view.load().version);
     let mut edit = VersionEdit::default();
     edit.tables_removed.extend(removed.iter().map(|number| (core.id, *number)));
     let staying: HashSet<_> = added.iter().map(|meta| meta.number).collect();
-    edit.tables_added.extend(added.into_iter().map(|meta| TableAdded { keyspace: core.id, level, run, meta }));
+    edit.tables_added.extend(added.into_iter().map(|meta| TableAdded {
+        keyspace: core.id,
+        level,
+        run,
+        meta,
+    }));
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
     core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });

@@ -44,7 +44,11 @@ pub(crate) struct Moment {
 
 impl Moment {
     /// `core` as of `snapshot`, or as of now. The view is taken before the sequence number: see `db/state.rs`.
-    pub(crate) fn new(shared: &Arc<ReadShared>, core: &KeyspaceCore, snapshot: Option<SequenceNumber>) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<ReadShared>,
+        core: &KeyspaceCore,
+        snapshot: Option<SequenceNumber>,
+    ) -> Self {
         let view = core.view.load_full();
         let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
         Moment { shared: Arc::clone(shared), view, sequence }
@@ -88,7 +92,11 @@ pub struct Iter {
 }
 
 impl Iter {
-    pub(crate) fn new(moment: Moment, (lower, upper): (KeyBound, KeyBound), open: Result<()>) -> Self {
+    pub(crate) fn new(
+        moment: Moment,
+        (lower, upper): (KeyBound, KeyBound),
+        open: Result<()>,
+    ) -> Self {
         Iter { moment, lower, upper, front: None, back: None, done: false, error: open.err() }
     }
 
@@ -125,7 +133,9 @@ impl Iter {
             }
             self.front = Some(cursor);
         }
-        let Some(cursor) = self.front.as_ref().filter(|cursor| cursor.valid()) else { return Ok(None) };
+        let Some(cursor) = self.front.as_ref().filter(|cursor| cursor.valid()) else {
+            return Ok(None);
+        };
         let met = self.back.as_ref().is_some_and(|back| cursor.key() >= back.key());
         if met || !self.below_upper(cursor.key()) {
             return Ok(None);
@@ -150,7 +160,9 @@ impl Iter {
             }
             self.back = Some(cursor);
         }
-        let Some(cursor) = self.back.as_ref().filter(|cursor| cursor.valid()) else { return Ok(None) };
+        let Some(cursor) = self.back.as_ref().filter(|cursor| cursor.valid()) else {
+            return Ok(None);
+        };
         let met = self.front.as_ref().is_some_and(|front| cursor.key() <= front.key());
         if met || !self.above_lower(cursor.key()) {
             return Ok(None);
@@ -193,7 +205,10 @@ impl std::iter::FusedIterator for Iter {}
 
 impl fmt::Debug for Iter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Iter").field("sequence", &self.moment.sequence).field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("Iter")
+            .field("sequence", &self.moment.sequence)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
     }
 }
 
@@ -268,7 +283,10 @@ impl Cursor {
     ///
     /// # Panics
     /// If the cursor stands nowhere and has met no error.
-    #[expect(clippy::should_implement_trait, reason = "a lending cursor cannot be an Iterator; next is the field's word")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a lending cursor cannot be an Iterator; next is the field's word"
+    )]
     pub fn next(&mut self) -> Result<()> {
         self.inner.next()
     }
@@ -317,9 +335,15 @@ mod tests {
 
     #[test]
     fn prefix_bounds_step_over_trailing_ff() {
-        assert_eq!(bounds_of_prefix(b"ab"), (Bound::Included(b"ab".to_vec()), Bound::Excluded(b"ac".to_vec())));
+        assert_eq!(
+            bounds_of_prefix(b"ab"),
+            (Bound::Included(b"ab".to_vec()), Bound::Excluded(b"ac".to_vec()))
+        );
         let (lower, upper) = bounds_of_prefix(b"a\xff\xff");
-        assert_eq!((lower, upper), (Bound::Included(b"a\xff\xff".to_vec()), Bound::Excluded(b"b".to_vec())));
+        assert_eq!(
+            (lower, upper),
+            (Bound::Included(b"a\xff\xff".to_vec()), Bound::Excluded(b"b".to_vec()))
+        );
         assert_eq!(bounds_of_prefix(b"\xff").1, Bound::Unbounded);
         assert_eq!(bounds_of_prefix(b"").1, Bound::Unbounded);
     }

@@ -75,8 +75,19 @@ impl Keyspace {
     }
 
     /// Writes `value` under `key`.
-    pub fn put_with(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, options: &WriteOptions) -> Result<()> {
-        write::write_one(self.inner(), &self.core, ValueKind::Put, (key.as_ref(), value.as_ref()), options)
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<()> {
+        write::write_one(
+            self.inner(),
+            &self.core,
+            ValueKind::Put,
+            (key.as_ref(), value.as_ref()),
+            options,
+        )
     }
 
     /// Deletes `key`; it need not exist. With the database's default durability.
@@ -155,7 +166,12 @@ impl fmt::Debug for Keyspace {
 
 impl WriteBatch {
     /// Adds a put into `keyspace`.
-    pub fn put_in(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+    pub fn put_in(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut Self {
         self.note_origin(keyspace.inner().origin);
         self.add(keyspace.core.id, ValueKind::Put, key.as_ref(), value.as_ref());
         self

@@ -13,13 +13,20 @@ use crate::version::Version;
 use crate::version::edit::{KeyspaceCreated, VersionEdit, check_keyspace_name};
 
 /// Opens the keyspace called `name` with `options`, creating it if it is new.
-pub(crate) fn open(inner: &Inner, name: &str, options: KeyspaceOptions) -> Result<Arc<KeyspaceCore>> {
+pub(crate) fn open(
+    inner: &Inner,
+    name: &str,
+    options: KeyspaceOptions,
+) -> Result<Arc<KeyspaceCore>> {
     inner.check_open()?;
     check_keyspace_name(name)?;
     options.validate()?;
     let Some(strategy) = inner.strategy_for(&options) else {
-        return Err(Error::invalid(format!("no compaction strategy called {} is registered", options.compaction.name()))
-            .advise("register it with DbBuilder::strategy, or choose a built-in one"));
+        return Err(Error::invalid(format!(
+            "no compaction strategy called {} is registered",
+            options.compaction.name()
+        ))
+        .advise("register it with DbBuilder::strategy, or choose a built-in one"));
     };
     // Under the tree lock nobody else creates or drops.
     let mut tree = inner.tree.lock();
@@ -27,7 +34,10 @@ pub(crate) fn open(inner: &Inner, name: &str, options: KeyspaceOptions) -> Resul
     if let Some(core) = known {
         if **core.options.load() != options {
             inner.check_writable()?;
-            let edit = VersionEdit { keyspaces_changed: vec![(core.id, own_pairs(&options))], ..VersionEdit::default() };
+            let edit = VersionEdit {
+                keyspaces_changed: vec![(core.id, own_pairs(&options))],
+                ..VersionEdit::default()
+            };
             commit_edit(inner, &mut tree, edit)?;
             core.options.store(Arc::new(options));
             *core.strategy.write() = Some(strategy);
@@ -39,7 +49,11 @@ pub(crate) fn open(inner: &Inner, name: &str, options: KeyspaceOptions) -> Resul
     inner.check_writable()?;
     let id = tree.state.next_keyspace_id;
     let created = KeyspaceCreated { id, name: name.to_owned(), options: own_pairs(&options) };
-    commit_edit(inner, &mut tree, VersionEdit { keyspaces_created: vec![created], ..VersionEdit::default() })?;
+    commit_edit(
+        inner,
+        &mut tree,
+        VersionEdit { keyspaces_created: vec![created], ..VersionEdit::default() },
+    )?;
     let core = KeyspaceCore::new(id, name, options, Arc::new(Version::empty()), Some(strategy));
     inner.keyspaces.rcu(|map| {
         let mut map = KeyspaceMap::clone(map);
@@ -53,7 +67,8 @@ pub(crate) fn open(inner: &Inner, name: &str, options: KeyspaceOptions) -> Resul
 pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
     inner.check_writable()?;
     if name == DEFAULT_KEYSPACE {
-        return Err(Error::invalid("the keyspace `default` cannot be dropped").advise("delete its keys instead"));
+        return Err(Error::invalid("the keyspace `default` cannot be dropped")
+            .advise("delete its keys instead"));
     }
     let mut tree = inner.tree.lock();
     let Some(core) = inner.keyspaces.load().by_name(name).cloned() else { return Ok(false) };

@@ -170,14 +170,19 @@ fn ratio(part: u64, whole: u64) -> f64 {
 impl Metrics {
     /// Bytes written to storage (log, flush, compaction, manifest) per byte of keys and values that users wrote.
     pub fn write_amplification(&self) -> f64 {
-        let written = self.wal_bytes + self.flush_bytes + self.compaction_bytes_written + self.manifest_bytes;
+        let written =
+            self.wal_bytes + self.flush_bytes + self.compaction_bytes_written + self.manifest_bytes;
         ratio(written, self.user_bytes_written)
     }
 
     /// Structural read amplification: the sorted runs that a point read may have to ask, memtables aside, in the
     /// keyspace that has most.
     pub fn read_amplification(&self) -> u64 {
-        self.keyspaces.iter().map(|keyspace| keyspace.levels.iter().map(|level| level.runs).sum()).max().unwrap_or(0)
+        self.keyspaces
+            .iter()
+            .map(|keyspace| keyspace.levels.iter().map(|level| level.runs).sum())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Measured read amplification: data blocks looked into per point read and scanned entry.
@@ -236,7 +241,8 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
 }
 
 fn add_writes(inner: &Inner, metrics: &mut Metrics) {
-    metrics.manifest_file_bytes = inner.tree.lock().manifest.as_ref().map_or(0, |manifest| manifest.bytes());
+    metrics.manifest_file_bytes =
+        inner.tree.lock().manifest.as_ref().map_or(0, |manifest| manifest.bytes());
     let commit = inner.commit().lock();
     metrics.user_bytes_written = commit.totals.user_bytes;
     metrics.user_operations = commit.totals.operations;
@@ -286,7 +292,13 @@ pub(crate) fn keyspace_metrics(core: &KeyspaceCore) -> KeyspaceMetrics {
     let immutable_bytes: u64 = view.immutables.iter().map(|memory| memory.table.bytes()).sum();
     KeyspaceMetrics {
         name: core.name.clone(),
-        options: core.options.load().to_pairs().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        options: core
+            .options
+            .load()
+            .to_pairs()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         memtable_bytes: view.active.table.bytes() + immutable_bytes,
         immutable_memtables: view.immutables.len() as u64,
         debt_bytes: core.debt_bytes.load(Ordering::Relaxed),
@@ -302,7 +314,13 @@ fn live_bytes_estimate(core: &KeyspaceCore) -> u64 {
     let memories = std::iter::once(&view.active).chain(&view.immutables);
     let in_memory: u64 = memories.map(|memory| memory.table.user_bytes()).sum();
     let logical = |level: usize| -> (u64, u64) {
-        let tables = || view.version.levels[level].runs.iter().flat_map(|run| &run.tables).map(|table| table.meta());
+        let tables = || {
+            view.version.levels[level]
+                .runs
+                .iter()
+                .flat_map(|run| &run.tables)
+                .map(|table| table.meta())
+        };
         let live = tables().map(|meta| {
             let live_share = 1.0 - ratio(2 * meta.tombstone_count, meta.entry_count).min(1.0);
             ((meta.key_bytes + meta.value_bytes) as f64 * live_share) as u64
@@ -365,12 +383,20 @@ impl fmt::Display for Metrics {
             human(self.cache_bytes),
         )?;
         for stall in &self.stalls {
-            writeln!(f, "stalls by {}: {} for {} ms", stall.cause, stall.count, stall.duration_ns / 1_000_000)?;
+            writeln!(
+                f,
+                "stalls by {}: {} for {} ms",
+                stall.cause,
+                stall.count,
+                stall.duration_ns / 1_000_000
+            )?;
         }
         for keyspace in &self.keyspaces {
             writeln!(f, "keyspace {}: debt {}", keyspace.name, human(keyspace.debt_bytes))?;
             writeln!(f, "  level  runs  tables       bytes     entries  tombstones      written")?;
-            for level in keyspace.levels.iter().filter(|level| level.tables > 0 || level.bytes_written > 0) {
+            for level in
+                keyspace.levels.iter().filter(|level| level.tables > 0 || level.bytes_written > 0)
+            {
                 writeln!(
                     f,
                     "  {:>5} {:>5} {:>7} {:>11} {:>11} {:>11} {:>12}",

@@ -51,7 +51,8 @@ fn get_in_view(
         }
     }
     let mut stats = ReadStats::default();
-    let found = lookup::get(&view.version, &shared.tables, key, &KeyProbe::new(hash), bound, &mut stats)?;
+    let found =
+        lookup::get(&view.version, &shared.tables, key, &KeyProbe::new(hash), bound, &mut stats)?;
     let answer = match found {
         Some((trailer, value)) => answer(trailer, || Value::in_table(value))?,
         None => None,
@@ -69,7 +70,12 @@ fn answer(trailer: Trailer, value: impl FnOnce() -> Value) -> Result<Option<Valu
 }
 
 #[inline]
-fn count(counters: &Counters, answer: Option<Value>, in_memory: bool, stats: &ReadStats) -> Option<Value> {
+fn count(
+    counters: &Counters,
+    answer: Option<Value>,
+    in_memory: bool,
+    stats: &ReadStats,
+) -> Option<Value> {
     counters.count_get(answer.is_some(), in_memory, stats);
     answer
 }

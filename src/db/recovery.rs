@@ -100,8 +100,11 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
             install::update_pressure(&inner, core);
         }
     }
-    let threads =
-        if request.options.read_only { Vec::new() } else { background::start(&inner, &*request.spawner)? };
+    let threads = if request.options.read_only {
+        Vec::new()
+    } else {
+        background::start(&inner, &*request.spawner)?
+    };
     inner.work.tree_changed();
     Ok(Handle::new(inner, threads))
 }
@@ -139,7 +142,9 @@ fn find(request: &OpenRequest) -> Result<Found> {
 }
 
 fn no_database(dir: &Path, what: &str) -> Error {
-    Error::new(ErrorKind::NotFound, what).at(dir).advise("check the path, or create a database there")
+    Error::new(ErrorKind::NotFound, what)
+        .at(dir)
+        .advise("check the path, or create a database there")
 }
 
 /// The state of a database that is being created. Without `CURRENT`, only what a creation cut short leaves may be there.
@@ -198,7 +203,10 @@ fn change_default_options(state: &mut ManifestState, options: &KeyspaceOptions) 
     if stored == Some(&pairs) {
         return Ok(());
     }
-    state.apply(&VersionEdit { keyspaces_changed: vec![(KeyspaceId::default(), pairs)], ..VersionEdit::default() })
+    state.apply(&VersionEdit {
+        keyspaces_changed: vec![(KeyspaceId::default(), pairs)],
+        ..VersionEdit::default()
+    })
 }
 
 /// Step 3: every table of the manifest is there, with the length the manifest says.
@@ -215,11 +223,16 @@ fn check_tables(dir: &Path, state: &ManifestState, entries: &[DirEntry]) -> Resu
             match lengths.get(&kind) {
                 Some(&bytes) if bytes == want => {}
                 Some(&bytes) => {
-                    let what = format!("the table is {bytes} bytes long, but the manifest says {want}");
+                    let what =
+                        format!("the table is {bytes} bytes long, but the manifest says {want}");
                     return Err(Error::corruption(&kind.path(dir), bytes.min(want), what));
                 }
                 None => {
-                    return Err(Error::corruption(&kind.path(dir), 0, "a table named by the manifest is missing"));
+                    return Err(Error::corruption(
+                        &kind.path(dir),
+                        0,
+                        "a table named by the manifest is missing",
+                    ));
                 }
             }
         }
@@ -256,7 +269,12 @@ fn replay_log(request: &OpenRequest, state: &ManifestState, cores: &Cores) -> Re
     replay(request.fs.as_ref(), &request.dir, options, &mut applied)
 }
 
-fn apply_record(state: &ManifestState, cores: &Cores, record: &WalRecord<'_>, now_ms: u64) -> Result<()> {
+fn apply_record(
+    state: &ManifestState,
+    cores: &Cores,
+    record: &WalRecord<'_>,
+    now_ms: u64,
+) -> Result<()> {
     let mut applied_count = 0u32;
     for (sequence, operation) in (record.first_sequence.0..).zip(operations(record.payload)) {
         let operation = operation?;
@@ -280,10 +298,14 @@ fn apply_record(state: &ManifestState, cores: &Cores, record: &WalRecord<'_>, no
         view.active.table.insert(operation.key, trailer, operation.value, key_hash(operation.key));
     }
     if applied_count != record.entry_count {
-        let what = format!("a batch holds {applied_count} operations, but its record says {}", record.entry_count);
+        let what = format!(
+            "a batch holds {applied_count} operations, but its record says {}",
+            record.entry_count
+        );
         return Err(Error::new(ErrorKind::Corruption, what));
     }
-    let last = SequenceNumber(record.first_sequence.0 + u64::from(record.entry_count).saturating_sub(1));
+    let last =
+        SequenceNumber(record.first_sequence.0 + u64::from(record.entry_count).saturating_sub(1));
     for core in cores.values() {
         // Only between records: all of a batch is on one side of a cut.
         if core.view.load().active.is_full() {
@@ -324,7 +346,8 @@ fn begin_manifest(
         FileKind::Table(number) | FileKind::Manifest(number) => Some(number.0),
         _ => None,
     });
-    let number = FileNumber(used.max().unwrap_or(0).saturating_add(1).max(state.next_file_number.0));
+    let number =
+        FileNumber(used.max().unwrap_or(0).saturating_add(1).max(state.next_file_number.0));
     let needed = cores.values().flat_map(|core| {
         let view = core.view.load();
         let memories = view.immutables.iter().chain(std::iter::once(&view.active));
@@ -340,7 +363,12 @@ fn begin_manifest(
     Manifest::create(request.fs.as_ref(), &request.dir, number, state)
 }
 
-fn make_wal(request: &OpenRequest, start: WalStart, replayed: &Replay, entries: &[DirEntry]) -> WalWriter {
+fn make_wal(
+    request: &OpenRequest,
+    start: WalStart,
+    replayed: &Replay,
+    entries: &[DirEntry],
+) -> WalWriter {
     let options = WalWriterOptions {
         segment_bytes: request.options.wal_segment_bytes,
         mapped: request.options.wal_mode == WalMode::Map,
@@ -348,7 +376,8 @@ fn make_wal(request: &OpenRequest, start: WalStart, replayed: &Replay, entries: 
     let mut wal = WalWriter::new(Arc::clone(&request.fs), &request.dir, options, start);
     let live = replayed.segments.iter().map(|&(number, data_bytes)| {
         let name = FileKind::WalSegment(number).file_name();
-        let file_bytes = entries.iter().find(|entry| entry.name == name).map_or(data_bytes, |entry| entry.bytes);
+        let file_bytes =
+            entries.iter().find(|entry| entry.name == name).map_or(data_bytes, |entry| entry.bytes);
         LiveSegment { number, data_bytes, file_bytes }
     });
     wal.adopt(live.collect());
@@ -371,9 +400,14 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
     let options = request.options.clone();
     let cache = (options.cache_bytes > 0).then(|| Arc::new(BlockCache::new(options.cache_bytes)));
     let context = ReadContext { read_mode: options.read_mode, verify: options.verify, cache };
-    let tables = TableCache::new(Arc::clone(&request.fs), &request.dir, context, options.open_tables_max);
+    let tables =
+        TableCache::new(Arc::clone(&request.fs), &request.dir, context, options.open_tables_max);
     let default_keyspace = cores.get(&KeyspaceId::default()).cloned().ok_or_else(|| {
-        Error::corruption(&FileKind::Current.path(&request.dir), 0, "the manifest has no keyspace `default`")
+        Error::corruption(
+            &FileKind::Current.path(&request.dir),
+            0,
+            "the manifest has no keyspace `default`",
+        )
     })?;
     let snapshot_bytes = fresh_manifest.as_ref().map_or(0, Manifest::bytes);
     let counters = Counters::default();
@@ -408,7 +442,9 @@ fn remove_orphans(inner: &Inner, entries: &[DirEntry]) {
         .state
         .keyspaces
         .values()
-        .flat_map(|keyspace| keyspace.version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>())
+        .flat_map(|keyspace| {
+            keyspace.version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>()
+        })
         .collect();
     let manifest = tree.manifest.as_ref().map(Manifest::number);
     let first_segment = tree.state.wal_first_segment;

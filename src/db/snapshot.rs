@@ -109,7 +109,11 @@ impl Snapshot {
 
     /// The keys that begin with `prefix`, and their values, at that moment.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
-        Iter::new(self.keyspace.moment(self.at()), bounds_of_prefix(prefix.as_ref()), self.keyspace.check())
+        Iter::new(
+            self.keyspace.moment(self.at()),
+            bounds_of_prefix(prefix.as_ref()),
+            self.keyspace.check(),
+        )
     }
 
     /// A cursor over that moment.

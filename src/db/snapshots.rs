@@ -42,7 +42,10 @@ impl SnapshotList {
 
     /// All live snapshots and the visible sequence number last, ascending, without duplicates: the list that
     /// retention takes once per job.
-    pub(crate) fn with_visible(&self, visible: impl FnOnce() -> SequenceNumber) -> Vec<SequenceNumber> {
+    pub(crate) fn with_visible(
+        &self,
+        visible: impl FnOnce() -> SequenceNumber,
+    ) -> Vec<SequenceNumber> {
         let live = self.live.lock();
         let visible = visible();
         let mut list: Vec<_> = live.keys().copied().collect();
@@ -69,7 +72,9 @@ mod tests {
         for sequence in [7, 3, 7] {
             list.acquire(|| SequenceNumber(sequence));
         }
-        let with = |visible| list.with_visible(|| SequenceNumber(visible)).iter().map(|s| s.0).collect::<Vec<_>>();
+        let with = |visible| {
+            list.with_visible(|| SequenceNumber(visible)).iter().map(|s| s.0).collect::<Vec<_>>()
+        };
         assert_eq!(with(9), [3, 7, 9]);
         assert_eq!(with(7), [3, 7]);
         assert!(!list.release(SequenceNumber(7)));

@@ -145,7 +145,10 @@ pub(crate) struct LevelCounters {
 
 impl fmt::Debug for KeyspaceCore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyspaceCore").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("KeyspaceCore")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,7 +160,8 @@ impl KeyspaceCore {
         version: Arc<Version>,
         strategy: Option<Arc<dyn CompactionStrategy>>,
     ) -> Arc<Self> {
-        let active = Memory::new(MemTable::new(options.memtable_bytes, None), options.memtable_bytes);
+        let active =
+            Memory::new(MemTable::new(options.memtable_bytes, None), options.memtable_bytes);
         Arc::new(KeyspaceCore {
             id,
             name: name.to_owned(),
@@ -177,7 +181,8 @@ impl KeyspaceCore {
         let bytes = self.options.load().memtable_bytes;
         self.view.rcu(|view| {
             view.active.set_cut(cut);
-            let fresh = Memory::new(MemTable::new(bytes, view.active.table.prefix_hint().as_ref()), bytes);
+            let fresh =
+                Memory::new(MemTable::new(bytes, Some(&view.active.table.prefix_hint())), bytes);
             let mut immutables = Vec::with_capacity(view.immutables.len() + 1);
             immutables.push(Arc::clone(&view.active));
             immutables.extend(view.immutables.iter().cloned());
@@ -277,7 +282,9 @@ impl Inner {
     /// Refuses to work on a closed database.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "the database is closed").at(&self.dir).advise("open it again"));
+            return Err(Error::new(ErrorKind::Closed, "the database is closed")
+                .at(&self.dir)
+                .advise("open it again"));
         }
         Ok(())
     }
@@ -286,7 +293,9 @@ impl Inner {
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         if self.options.read_only {
-            return Err(Error::invalid("the database was opened read-only").at(&self.dir).advise("open it without read_only"));
+            return Err(Error::invalid("the database was opened read-only")
+                .at(&self.dir)
+                .advise("open it without read_only"));
         }
         Ok(())
     }
@@ -308,7 +317,11 @@ impl Inner {
 
     /// The first WAL segment that recovery would need, given that `flushed` is in tables now. The caller holds the
     /// commit lock, so that no record is added meanwhile.
-    pub(crate) fn first_needed_segment(&self, commit: &CommitState, flushed: Option<&Arc<Memory>>) -> FileNumber {
+    pub(crate) fn first_needed_segment(
+        &self,
+        commit: &CommitState,
+        flushed: Option<&Arc<Memory>>,
+    ) -> FileNumber {
         let current = commit.wal.as_ref().map_or(FileNumber(0), |wal| wal.end_position().segment);
         let mut first = current;
         for core in self.keyspaces.load().by_id.values() {
@@ -324,7 +337,10 @@ impl Inner {
     }
 
     /// The strategy object that `options` name, if it is registered.
-    pub(crate) fn strategy_for(&self, options: &KeyspaceOptions) -> Option<Arc<dyn CompactionStrategy>> {
+    pub(crate) fn strategy_for(
+        &self,
+        options: &KeyspaceOptions,
+    ) -> Option<Arc<dyn CompactionStrategy>> {
         strategy_for(&self.strategies, options)
     }
 }

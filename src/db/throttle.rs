@@ -45,7 +45,8 @@ pub(crate) struct Load {
 impl Load {
     /// 0: no pressure; 1: stop.
     pub(crate) fn pressure(self) -> f64 {
-        let debt = (self.debt_bytes as f64 - self.debt_bytes_soft as f64) / (3.0 * self.debt_bytes_soft as f64);
+        let debt = (self.debt_bytes as f64 - self.debt_bytes_soft as f64)
+            / (3.0 * self.debt_bytes_soft as f64);
         let runs = self.level0_runs_max.map_or(0.0, |max| {
             let half = max as f64 / 2.0;
             (self.level0_runs as f64 - half) / half
@@ -57,7 +58,11 @@ impl Load {
 impl Throttle {
     /// Sets the pressure and wakes writers that wait under an older one.
     pub(crate) fn set_pressure(&self, pressure: f64) {
-        let delay = if pressure >= 1.0 { STOP } else { (DELAY_NS_PER_KIB * pressure / (1.0 - pressure)) as u64 };
+        let delay = if pressure >= 1.0 {
+            STOP
+        } else {
+            (DELAY_NS_PER_KIB * pressure / (1.0 - pressure)) as u64
+        };
         if self.delay_ns_per_kib.swap(delay, Ordering::Relaxed) != delay {
             drop(self.free_at_ns.lock());
             self.changed.notify_all();
@@ -87,7 +92,13 @@ impl Throttle {
     }
 
     #[cold]
-    fn wait(&self, bytes: u64, stall: Stall, clock: &dyn Clock, check: impl Fn() -> Result<()>) -> Result<u64> {
+    fn wait(
+        &self,
+        bytes: u64,
+        stall: Stall,
+        clock: &dyn Clock,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<u64> {
         if stall == Stall::Fail {
             return Err(busy("compaction is behind"));
         }
@@ -152,7 +163,8 @@ mod tests {
     fn a_stopped_writer_leaves_when_waiting_makes_no_sense() {
         let (throttle, clock) = (Throttle::default(), ManualClock::default());
         throttle.set_pressure(1.0);
-        let error = throttle.pass(1, Stall::Wait, &clock, || Err(Error::invalid("closed"))).unwrap_err();
+        let error =
+            throttle.pass(1, Stall::Wait, &clock, || Err(Error::invalid("closed"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 }

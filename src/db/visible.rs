@@ -208,7 +208,11 @@ impl VisibleCursor {
         self.run(false, |cursor| {
             if matches!(cursor.position, Position::Backward(_)) {
                 // The merge stands before the key, or ran off the front: step onto its first version.
-                if cursor.merge.valid() { cursor.merge.next()? } else { cursor.merge.seek_to_first()? }
+                if cursor.merge.valid() {
+                    cursor.merge.next()?
+                } else {
+                    cursor.merge.seek_to_first()?
+                }
             } else {
                 cursor.key.clear();
                 cursor.key.extend_from_slice(cursor.merge.key());
@@ -239,7 +243,11 @@ impl VisibleCursor {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if seek { self.seeks += 1 } else { self.steps += 1 }
+        if seek {
+            self.seeks += 1
+        } else {
+            self.steps += 1
+        }
         let result = step(self);
         if let Err(error) = &result {
             self.position = Position::Nowhere;

@@ -178,7 +178,12 @@ impl WorkState {
     }
 
     /// Marks the tables and the output range of `plan` as busy.
-    pub(crate) fn reserve(&mut self, keyspace: KeyspaceId, plan: &CompactionPlan, version: &Version) {
+    pub(crate) fn reserve(
+        &mut self,
+        keyspace: KeyspaceId,
+        plan: &CompactionPlan,
+        version: &Version,
+    ) {
         let busy = self.busy.entry(keyspace).or_default();
         busy.running_count += 1;
         busy.tables.extend(plan.inputs.iter().flat_map(|input| input.tables.iter().copied()));
@@ -186,7 +191,12 @@ impl WorkState {
     }
 
     /// Ends what [`WorkState::reserve`] began.
-    pub(crate) fn release(&mut self, keyspace: KeyspaceId, plan: &CompactionPlan, version: &Version) {
+    pub(crate) fn release(
+        &mut self,
+        keyspace: KeyspaceId,
+        plan: &CompactionPlan,
+        version: &Version,
+    ) {
         let busy = self.busy.entry(keyspace).or_default();
         busy.running_count -= 1;
         for table in plan.inputs.iter().flat_map(|input| &input.tables) {

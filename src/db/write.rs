@@ -43,7 +43,11 @@ struct Targets {
 
 impl Targets {
     fn memory(&self, id: KeyspaceId) -> &Memory {
-        let index = self.cores.iter().position(|core| core.id == id).expect("every keyspace of the batch was resolved");
+        let index = self
+            .cores
+            .iter()
+            .position(|core| core.id == id)
+            .expect("every keyspace of the batch was resolved");
         &self.memories[index]
     }
 }
@@ -91,9 +95,14 @@ pub(crate) fn write(
         durability = Durability::Sync;
     }
     if batch.is_empty() {
-        return if durability == Durability::Sync { inner.commit().sync(&*inner.clock) } else { Ok(()) };
+        return if durability == Durability::Sync {
+            inner.commit().sync(&*inner.clock)
+        } else {
+            Ok(())
+        };
     }
-    let payload_checksum = if durability == Durability::Disabled { 0 } else { checksum(batch.payload()) };
+    let payload_checksum =
+        if durability == Durability::Disabled { 0 } else { checksum(batch.payload()) };
     let mut targets = resolve(inner, batch, only)?;
     for core in &targets.cores {
         pass_throttle(inner, core, batch.bytes() as u64, options.stall)?;
@@ -124,7 +133,9 @@ fn resolve(inner: &Inner, batch: &WriteBatch, only: Option<&Arc<KeyspaceCore>>) 
     let keyspaces = inner.keyspaces.load();
     for operation in operations(batch.payload()) {
         let id = operation.expect("a batch encodes itself well").keyspace;
-        if targets.cores.last().is_some_and(|core| core.id == id) || targets.cores.iter().any(|core| core.id == id) {
+        if targets.cores.last().is_some_and(|core| core.id == id)
+            || targets.cores.iter().any(|core| core.id == id)
+        {
             continue;
         }
         let core = keyspaces.by_id.get(&id).ok_or_else(dropped_keyspace)?;
@@ -134,7 +145,8 @@ fn resolve(inner: &Inner, batch: &WriteBatch, only: Option<&Arc<KeyspaceCore>>) 
 }
 
 fn dropped_keyspace() -> Error {
-    Error::invalid("the keyspace was dropped").advise("open it again with Db::keyspace to create it anew")
+    Error::invalid("the keyspace was dropped")
+        .advise("open it again with Db::keyspace to create it anew")
 }
 
 fn pass_throttle(inner: &Inner, core: &KeyspaceCore, bytes: u64, stall: Stall) -> Result<()> {
@@ -184,7 +196,8 @@ fn enter(
             wants_segment = true;
         }
         commit.totals.wal_records += 1;
-        commit.totals.wal_bytes += wal_end.offset - if wal_end.segment == before.segment { before.offset } else { 0 };
+        commit.totals.wal_bytes +=
+            wal_end.offset - if wal_end.segment == before.segment { before.offset } else { 0 };
     } else {
         targets.memories.iter().for_each(|memory| memory.note_unlogged());
     }
@@ -240,7 +253,9 @@ fn wait_for_room(inner: &Inner, core: &KeyspaceCore, stall: Stall) -> Result<()>
     background::wait_for_flush(inner, || {
         core.view.load().immutables.len() + 1 < core.options.load().memtables_max
     })?;
-    inner.counters().count_stall(StallCause::Memtables, inner.clock.monotonic_ns().saturating_sub(start_ns));
+    inner
+        .counters()
+        .count_stall(StallCause::Memtables, inner.clock.monotonic_ns().saturating_sub(start_ns));
     Ok(())
 }
 

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::fs::{Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile};
+use crate::fs::{
+    Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile,
+};
 use crate::fs::{locked_elsewhere, not_a_directory};
 
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
@@ -147,6 +149,18 @@ impl FileSystem for StdFs {
             ));
         }
         StdLogFile::open(file, to, bytes, mapped)
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        let opened = OpenOptions::new().write(true).open(path);
+        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        file.set_len(bytes).map_err(|e| Error::io("truncate", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -87,7 +87,9 @@ impl<O: OpenTable> RunCursor<O> {
 
     /// Makes the cursor of the table at `index` the current one; past either end, the cursor stands nowhere.
     fn enter(&mut self, index: Option<usize>) -> Result<Option<&mut TableCursor>> {
-        let Some((index, table)) = index.and_then(|index| Some((index, self.run.tables.get(index)?))) else {
+        let Some((index, table)) =
+            index.and_then(|index| Some((index, self.run.tables.get(index)?)))
+        else {
             self.leave();
             return Ok(None);
         };

@@ -433,6 +433,26 @@ pub(crate) struct PreparedSegment(OpenSegment);
 
 /// The life of segments.
 impl WalWriter {
+    /// Takes over the segments of the log before it, oldest first: they are live until they are retired.
+    pub(crate) fn adopt(&mut self, segments: Vec<LiveSegment>) {
+        assert!(self.closed.is_empty() && self.current.is_none(), "old segments come first");
+        self.closed = segments;
+    }
+
+    /// The id that no segment of the log has, and that the next one made will have.
+    pub(crate) fn next_segment(&self) -> FileNumber {
+        self.next_segment
+    }
+
+    /// Ends the use of the log: returns the current segment and the length of its data, and the spare and prepared
+    /// segments, which hold nothing. Nothing can be appended any more.
+    pub(crate) fn finish(&mut self) -> (Option<LiveSegment>, Vec<FileNumber>) {
+        self.is_closed = true;
+        let mut unused = std::mem::take(&mut self.spares);
+        unused.extend(self.prepared.take().map(|prepared| prepared.0.number));
+        (self.current.as_ref().map(live), unused)
+    }
+
     /// The segments that may hold records still needed, oldest first.
     pub(crate) fn segments(&self) -> impl Iterator<Item = LiveSegment> + '_ {
         self.closed.iter().copied().chain(self.current.as_ref().map(live))
