@@ -2,28 +2,29 @@
 //!
 //! [`Db`] only delegates: the write path is one file (`db/write.rs`), and so is the read path (`db/read.rs`).
 
-pub(crate) mod background;
-pub(crate) mod check;
-pub(crate) mod close;
-pub(crate) mod commit;
-pub(crate) mod compact_job;
 pub(crate) mod counters;
-pub(crate) mod flush_job;
-pub(crate) mod handle;
+pub(crate) mod snapshots;
+pub(crate) mod commit;
+pub(crate) mod throttle;
+pub(crate) mod work;
+pub(crate) mod state;
 pub(crate) mod install;
+pub(crate) mod check;
+pub(crate) mod flush_job;
+pub(crate) mod compact_job;
+pub(crate) mod background;
+pub(crate) mod visible;
 pub(crate) mod iter;
+pub(crate) mod manual;
+pub(crate) mod close;
+pub(crate) mod handle;
+pub(crate) mod write;
+pub(crate) mod read;
+pub(crate) mod metrics;
 pub(crate) mod keyspace;
 pub(crate) mod keyspaces;
-pub(crate) mod metrics;
-pub(crate) mod read;
-pub(crate) mod recovery;
 pub(crate) mod snapshot;
-pub(crate) mod snapshots;
-pub(crate) mod state;
-pub(crate) mod throttle;
-pub(crate) mod visible;
-pub(crate) mod work;
-pub(crate) mod write;
+pub(crate) mod recovery;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -6,7 +6,6 @@
 //! another keyspace has anything in memory, the log is synced before the edit is.
 
 use crate::db::install::install_flush;
-use crate::db::keyspaces::is_live;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::error::Result;
 use crate::flush::{FlushRequest, flush};
@@ -41,8 +40,6 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
 fn others_in_memory(inner: &Inner, core: &KeyspaceCore) -> bool {
     inner.keyspaces.load().by_id.values().any(|other| {
         let view = other.view.load();
-        other.id != core.id
-            && is_live(inner, other.id)
-            && (!view.immutables.is_empty() || !view.active.table.is_empty())
+        other.id != core.id && (!view.immutables.is_empty() || !view.active.table.is_empty())
     })
 }

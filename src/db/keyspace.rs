@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::batch::WriteBatch;
-use crate::db::compact_job;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
 use crate::db::metrics::{KeyspaceMetrics, keyspace_metrics};
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::{background, read, write};
+use crate::db::{background, manual, read, write};
 use crate::error::{Error, Result};
 use crate::key::ValueKind;
 use crate::options::{KeyspaceOptions, WriteOptions};
@@ -149,7 +148,7 @@ impl Keyspace {
     pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
         self.inner().check_writable()?;
         self.flush()?;
-        compact_job::compact_range(self.inner(), &self.core, &bounds_of(&range))
+        manual::compact_range(self.inner(), &self.core, &bounds_of(&range))
     }
 
     /// The metrics of this keyspace alone.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::db::install::{self, commit_edit};
-use crate::db::recovery::{DEFAULT_KEYSPACE, own_pairs};
-use crate::db::state::{Inner, KeyspaceCore, KeyspaceMap};
+use crate::db::state::{
+    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadView, stored_options,
+};
 use crate::error::{Error, Result};
-use crate::key::{KeyspaceId, SequenceNumber};
+use crate::key::SequenceNumber;
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 use crate::version::edit::{KeyspaceCreated, VersionEdit, check_keyspace_name};
@@ -35,7 +36,7 @@ pub(crate) fn open(
         if **core.options.load() != options {
             inner.check_writable()?;
             let edit = VersionEdit {
-                keyspaces_changed: vec![(core.id, own_pairs(&options))],
+                keyspaces_changed: vec![(core.id, stored_options(&options))],
                 ..VersionEdit::default()
             };
             commit_edit(inner, &mut tree, edit)?;
@@ -48,7 +49,7 @@ pub(crate) fn open(
     }
     inner.check_writable()?;
     let id = tree.state.next_keyspace_id;
-    let created = KeyspaceCreated { id, name: name.to_owned(), options: own_pairs(&options) };
+    let created = KeyspaceCreated { id, name: name.to_owned(), options: stored_options(&options) };
     commit_edit(
         inner,
         &mut tree,
@@ -93,7 +94,7 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
         table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
     }
     core.rotate(SequenceNumber::ZERO);
-    core.view.rcu(|view| crate::db::state::ReadView {
+    core.view.rcu(|view| ReadView {
         active: Arc::clone(&view.active),
         immutables: Vec::new(),
         version: Arc::new(Version::empty()),
@@ -104,9 +105,4 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
         install::remove_unreferenced(inner);
     }
     Ok(true)
-}
-
-/// Whether `id` is still a keyspace of the database.
-pub(crate) fn is_live(inner: &Inner, id: KeyspaceId) -> bool {
-    inner.keyspaces.load().by_id.contains_key(&id)
 }

@@ -31,7 +31,10 @@ use crate::db::counters::Counters;
 use crate::db::handle::Handle;
 use crate::db::install;
 use crate::db::snapshots::SnapshotList;
-use crate::db::state::{Inner, KeyspaceCore, KeyspaceMap, ReadShared, Tree, strategy_for};
+use crate::db::state::{
+    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadShared, Tree, stored_options,
+    strategy_for,
+};
 use crate::db::work::WorkQueue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
@@ -48,9 +51,6 @@ use crate::version::edit::{KeyspaceCreated, VersionEdit};
 use crate::wal::WalStart;
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
-
-/// The keyspace that every database has.
-pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 
 /// What an open needs.
 #[derive(Debug)]
@@ -167,18 +167,13 @@ fn new_state(request: &OpenRequest, entries: &[DirEntry]) -> Result<ManifestStat
         keyspaces_created: vec![KeyspaceCreated {
             id: KeyspaceId::default(),
             name: DEFAULT_KEYSPACE.to_owned(),
-            options: own_pairs(&options),
+            options: stored_options(&options),
         }],
         next_file_number: Some(FileNumber(1)),
         wal_first_segment: Some(FileNumber(1)),
         ..VersionEdit::default()
     })?;
     Ok(state)
-}
-
-/// The options as the manifest keeps them.
-pub(crate) fn own_pairs(options: &KeyspaceOptions) -> Vec<(String, String)> {
-    options.to_pairs().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Options as the manifest kept them. Options that this version does not know are an error, not ignored.
@@ -198,7 +193,7 @@ fn read_options(name: &str, pairs: &[(String, String)]) -> Result<KeyspaceOption
 }
 
 fn change_default_options(state: &mut ManifestState, options: &KeyspaceOptions) -> Result<()> {
-    let pairs = own_pairs(options);
+    let pairs = stored_options(options);
     let stored = state.keyspaces.get(&KeyspaceId::default()).map(|keyspace| &keyspace.options);
     if stored == Some(&pairs) {
         return Ok(());

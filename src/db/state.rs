@@ -45,6 +45,9 @@ use crate::options::{Compaction, DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
 use crate::version::Version;
 
+/// The keyspace that every database has.
+pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+
 /// No WAL segment: nothing in the memtable was logged.
 const NO_SEGMENT: u64 = u64::MAX;
 
@@ -354,4 +357,9 @@ pub(crate) fn strategy_for(
         Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
+}
+
+/// Options as the manifest keeps them.
+pub(crate) fn stored_options(options: &KeyspaceOptions) -> Vec<(String, String)> {
+    options.to_pairs().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
