@@ -29,10 +29,11 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
     inner.commit().lock().check()?;
     let manifest = tree.manifest.as_mut().expect("only a writable database changes its tree");
     let before = manifest.bytes();
+    // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
+    tree.state.apply(&edit)?;
     manifest.append(&edit).map_err(|error| inner.poison(&error))?;
     inner.counters().manifest_edits.add(1);
     inner.counters().manifest_bytes.add(manifest.bytes() - before);
-    tree.state.apply(&edit).map_err(|error| inner.poison(&error))?;
     if manifest.bytes() > MANIFEST_BYTES_MAX.max(4 * tree.snapshot_bytes) {
         roll_manifest(inner, tree)?;
     }
