@@ -5,6 +5,7 @@
 //! submodules.
 
 pub(crate) mod cursor;
+pub(crate) mod format;
 pub(crate) mod reader;
 pub(crate) mod writer;
 
@@ -111,3 +112,6 @@ impl fmt::Debug for Table {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
