@@ -161,6 +161,11 @@ impl TableCache {
         self.for_each_open(|reader| reader.clear_verified());
     }
 
+    /// Bytes in the block cache.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.ctx.cache.as_ref().map_or(0, |cache| cache.bytes())
+    }
+
     /// Tables opened so far.
     pub(crate) fn open_count(&self) -> u64 {
         self.open_count.load(Ordering::Relaxed)

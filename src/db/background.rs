@@ -308,7 +308,7 @@ pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
         let commit = inner.commit().lock();
         commit.check()?;
         if !core.view.load().active.table.is_empty() {
-            core.rotate(SequenceNumber(commit.next_sequence.0 - 1));
+            core.rotate(SequenceNumber(commit.next_sequence.0 - 1), inner.clock.unix_ms());
         }
     }
     inner.work.announce();

@@ -72,7 +72,7 @@ fn leave_in_log(inner: &Inner) -> Result<bool> {
     }
     for core in cores.iter().filter(|core| !active(core).table.is_empty()) {
         let next = inner.commit().lock().next_sequence;
-        core.rotate(SequenceNumber(next.0 - 1));
+        core.rotate(SequenceNumber(next.0 - 1), inner.clock.unix_ms());
         flush_job::run(inner, core)?;
     }
     Ok(false)

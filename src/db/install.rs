@@ -148,7 +148,7 @@ pub(crate) fn install_compaction(
     core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
     drop(tree);
     for number in removed.iter().filter(|number| !staying.contains(number)) {
-        if let Some((_, table)) = before.find_table(*number) {
+        if let Some((_, _, table)) = before.find_table(*number) {
             let work = Arc::clone(&inner.work);
             table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
         }

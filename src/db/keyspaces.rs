@@ -93,7 +93,7 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
         let work = Arc::clone(&inner.work);
         table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
     }
-    core.rotate(SequenceNumber::ZERO);
+    core.rotate(SequenceNumber::ZERO, inner.clock.unix_ms());
     core.view.rcu(|view| ReadView {
         active: Arc::clone(&view.active),
         immutables: Vec::new(),

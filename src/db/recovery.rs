@@ -304,7 +304,7 @@ fn apply_record(
     for core in cores.values() {
         // Only between records: all of a batch is on one side of a cut.
         if core.view.load().active.is_full() {
-            core.rotate(last);
+            core.rotate(last, now_ms);
         }
     }
     Ok(())
@@ -414,7 +414,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         clock: Arc::clone(&request.clock),
         strategies: request.strategies.clone(),
         read: Arc::new(ReadShared {
-            tables,
+            tables: Arc::new(tables),
             counters,
             commit: CommitQueue::new(start.next_sequence, wal),
             snapshots: SnapshotList::default(),

@@ -39,7 +39,8 @@ use crate::db::work::WorkQueue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileLock, FileSystem};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
-use crate::manifest::{Manifest, ManifestState};
+use crate::manifest::Manifest;
+use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
 use crate::options::{Compaction, DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
@@ -179,11 +180,12 @@ impl KeyspaceCore {
     }
 
     /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;
-    /// `cut` is the last sequence number given.
-    pub(crate) fn rotate(&self, cut: SequenceNumber) {
+    /// `cut` is the last sequence number given, `now_ms` the time.
+    pub(crate) fn rotate(&self, cut: SequenceNumber, now_ms: u64) {
         let bytes = self.options.load().memtable_bytes;
         self.view.rcu(|view| {
             view.active.set_cut(cut);
+            view.active.table.note_write_time(now_ms);
             let fresh =
                 Memory::new(MemTable::new(bytes, Some(&view.active.table.prefix_hint())), bytes);
             let mut immutables = Vec::with_capacity(view.immutables.len() + 1);
@@ -226,7 +228,7 @@ pub(crate) struct Tree {
 /// What reads share with handles that outlive the database: iterators and their tables.
 #[derive(Debug)]
 pub(crate) struct ReadShared {
-    pub(crate) tables: TableCache,
+    pub(crate) tables: Arc<TableCache>,
     pub(crate) counters: Counters,
     pub(crate) commit: CommitQueue,
     pub(crate) snapshots: SnapshotList,

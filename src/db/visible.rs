@@ -18,22 +18,15 @@ use crate::error::{Error, Result};
 use crate::fs::Access;
 use crate::key::{SequenceNumber, Trailer, ValueKind};
 use crate::memtable::cursor::MemCursor;
-use crate::table::Table;
-use crate::table::reader::{ReadStats, TableReader};
+use crate::table::reader::ReadStats;
 use crate::value::Value;
-use crate::version::lookup::{OpenTable, RunCursor};
-
-impl OpenTable for ReadShared {
-    fn open_table(&self, table: &Arc<Table>) -> Result<Arc<TableReader>> {
-        self.tables.open_table(table)
-    }
-}
+use crate::version::lookup::RunCursor;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
 #[derive(Debug)]
 enum Source {
     Memory(MemCursor),
-    Run(RunCursor<Arc<ReadShared>>),
+    Run(RunCursor),
 }
 
 macro_rules! each {
@@ -126,7 +119,7 @@ impl VisibleCursor {
         let sources = memories
             .map(|memory| Source::Memory(memory.table.cursor()))
             .chain(runs.map(|run| {
-                Source::Run(RunCursor::new(Arc::clone(run), Arc::clone(shared), Access::Random))
+                Source::Run(RunCursor::new(Arc::clone(run), Arc::clone(&shared.tables), Access::Random))
             }))
             .collect();
         VisibleCursor {
@@ -308,7 +301,7 @@ impl Drop for VisibleCursor {
         let mut stats = ReadStats::default();
         self.merge.for_each_source(|source| {
             if let Source::Run(cursor) = source {
-                stats.merge(&cursor.take_stats());
+                stats += cursor.take_stats();
             }
         });
         self.shared.counters.count_scan(self.seeks, self.steps, &stats);

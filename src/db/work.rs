@@ -213,7 +213,7 @@ impl WorkState {
 fn output_range(plan: &CompactionPlan, version: &Version) -> (usize, Box<[u8]>, Box<[u8]>) {
     let mut range: Option<(&[u8], &[u8])> = None;
     for number in plan.inputs.iter().flat_map(|input| &input.tables) {
-        let Some((_, table)) = version.find_table(*number) else { continue };
+        let Some((_, _, table)) = version.find_table(*number) else { continue };
         let (low, high) = (&*table.meta().smallest, &*table.meta().largest);
         range = Some(range.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
     }

@@ -201,6 +201,9 @@ fn enter(
     } else {
         targets.memories.iter().for_each(|memory| memory.note_unlogged());
     }
+    for memory in targets.memories.iter().filter(|memory| memory.table.is_empty()) {
+        memory.table.note_write_time(inner.clock.unix_ms());
+    }
     commit.next_sequence = SequenceNumber(last.0 + 1);
     commit.totals.user_bytes += batch.user_bytes();
     commit.totals.operations += u64::from(batch.count());
@@ -235,7 +238,7 @@ fn lock_with_room<'a>(
                 wait_for_room(inner, core, stall)?;
                 continue 'again;
             }
-            core.rotate(SequenceNumber(commit.next_sequence.0 - 1));
+            core.rotate(SequenceNumber(commit.next_sequence.0 - 1), inner.clock.unix_ms());
             rotated = true;
             targets.memories.push(Arc::clone(&core.view.load().active));
         }
@@ -271,7 +274,7 @@ fn bound_log(inner: &Inner, last: SequenceNumber) {
     let Some(oldest) = keyspaces.by_id.values().filter_map(oldest_of).min() else { return };
     for core in keyspaces.by_id.values() {
         if oldest_of(core) == Some(oldest) {
-            core.rotate(last);
+            core.rotate(last, inner.clock.unix_ms());
         }
     }
 }

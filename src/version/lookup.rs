@@ -11,32 +11,15 @@ use crate::error::Result;
 use crate::filter::KeyProbe;
 use crate::fs::Access;
 use crate::key::Trailer;
-use crate::table::Table;
 use crate::table::cursor::TableCursor;
-use crate::table::reader::{ReadStats, TableReader};
+use crate::table::reader::ReadStats;
+use crate::table_cache::TableCache;
 use crate::version::{Run, Version};
-
-/// Opens the tables of a tree; the table cache, or whoever holds one.
-pub(crate) trait OpenTable {
-    fn open_table(&self, table: &Arc<Table>) -> Result<Arc<TableReader>>;
-}
-
-impl<T: OpenTable + ?Sized> OpenTable for &T {
-    fn open_table(&self, table: &Arc<Table>) -> Result<Arc<TableReader>> {
-        (**self).open_table(table)
-    }
-}
-
-impl<T: OpenTable + ?Sized> OpenTable for Arc<T> {
-    fn open_table(&self, table: &Arc<Table>) -> Result<Arc<TableReader>> {
-        (**self).open_table(table)
-    }
-}
 
 /// The newest entry of `key` at or after `bound` in `version`.
 pub(crate) fn get(
     version: &Version,
-    tables: &impl OpenTable,
+    tables: &TableCache,
     key: &[u8],
     probe: &KeyProbe,
     bound: Trailer,
@@ -44,7 +27,7 @@ pub(crate) fn get(
 ) -> Result<Option<(Trailer, PinnedValue)>> {
     for run in version.levels.iter().flat_map(|level| &level.runs) {
         let Some(table) = run.find(key) else { continue };
-        if let Some(found) = tables.open_table(table)?.get(key, probe, bound, stats)? {
+        if let Some(found) = tables.open(table)?.reader().get(key, probe, bound, stats)? {
             return Ok(Some(found));
         }
     }
@@ -53,17 +36,17 @@ pub(crate) fn get(
 
 /// A cursor over the tables of a run, one open at a time.
 #[derive(Debug)]
-pub(crate) struct RunCursor<O> {
+pub(crate) struct RunCursor {
     run: Arc<Run>,
-    tables: O,
+    tables: Arc<TableCache>,
     access: Access,
     /// The table the cursor stands in, and its cursor.
     current: Option<(usize, TableCursor)>,
     stats: ReadStats,
 }
 
-impl<O: OpenTable> RunCursor<O> {
-    pub(crate) fn new(run: Arc<Run>, tables: O, access: Access) -> Self {
+impl RunCursor {
+    pub(crate) fn new(run: Arc<Run>, tables: Arc<TableCache>, access: Access) -> Self {
         RunCursor { run, tables, access, current: None, stats: ReadStats::default() }
     }
 
@@ -75,7 +58,7 @@ impl<O: OpenTable> RunCursor<O> {
     /// What reading cost since the last call.
     pub(crate) fn take_stats(&mut self) -> ReadStats {
         if let Some((_, cursor)) = &mut self.current {
-            self.stats.merge(&cursor.take_stats());
+            self.stats += cursor.take_stats();
         }
         std::mem::take(&mut self.stats)
     }
@@ -96,15 +79,15 @@ impl<O: OpenTable> RunCursor<O> {
         if self.current.as_ref().is_none_or(|(current, _)| *current != index) {
             let table = Arc::clone(table);
             self.leave();
-            let reader = self.tables.open_table(&table)?;
-            self.current = Some((index, reader.cursor(self.access)));
+            let cursor = self.tables.open(&table)?.reader().cursor(self.access);
+            self.current = Some((index, cursor));
         }
         Ok(self.current.as_mut().map(|(_, cursor)| cursor))
     }
 
     fn leave(&mut self) {
         if let Some((_, mut cursor)) = self.current.take() {
-            self.stats.merge(&cursor.take_stats());
+            self.stats += cursor.take_stats();
         }
     }
 
@@ -137,7 +120,7 @@ impl<O: OpenTable> RunCursor<O> {
     }
 }
 
-impl<O: OpenTable> Cursor for RunCursor<O> {
+impl Cursor for RunCursor {
     #[inline]
     fn valid(&self) -> bool {
         self.current.as_ref().is_some_and(|(_, cursor)| cursor.valid())
