@@ -220,6 +220,17 @@ mod tests {
     }
 
     #[test]
+    fn the_thread_that_finds_a_chunk_replaced_already_adds_none() {
+        let arena = Arena::new();
+        let seen = arena.current.load(Ordering::Relaxed);
+        arena.replace_current(seen, 10);
+        let current = arena.current.load(Ordering::Relaxed);
+        arena.replace_current(seen, 10);
+        assert_eq!(arena.current.load(Ordering::Relaxed), current);
+        assert_eq!(arena.chunks.lock().len(), 1);
+    }
+
+    #[test]
     fn a_large_piece_does_not_close_the_current_chunk() {
         let arena = Arena::new();
         let first = arena.allocate(10);
