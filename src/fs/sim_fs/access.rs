@@ -1,7 +1,7 @@
 //! The back door for tests: to look at files and to damage them.
 //!
-//! What comes in here is no operation: it gets no number, meets no fault, does not count against the
-//! capacity, and is durable at once.
+//! What comes in here is no operation: it gets no number, meets no fault, needs no free space, and
+//! is durable at once.
 
 use std::io;
 use std::path::Path;

@@ -251,3 +251,31 @@ fn torn_block(old: Option<Arc<Block>>, new: Option<Arc<Block>>, rng: &mut Rng) -
     Arc::make_mut(&mut head)[cut..].copy_from_slice(&tail[cut..]);
     head
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_off_an_image_does_not_come_back_when_it_grows() {
+        let mut image = Image::default();
+        image.write(0, &[1; 2 * BLOCK_BYTES]);
+        image.resize(5);
+        image.set_block(0, Some(Arc::new([2; BLOCK_BYTES])));
+        image.set_block(1, Some(Arc::new([2; BLOCK_BYTES])));
+        image.resize(2 * BLOCK_BYTES as u64);
+        let mut bytes = vec![9; 2 * BLOCK_BYTES];
+        image.read(&mut bytes, 0);
+        assert_eq!(bytes[..5], [2; 5]);
+        assert!(bytes[5..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn writes_past_the_end_fill_the_gap_with_zeros() {
+        let mut content = Content::of_durable(&[1; 10]);
+        content.write(BLOCK_BYTES as u64 + 3, b"x");
+        let bytes = content.to_vec();
+        assert_eq!((bytes.len(), bytes[9], bytes[BLOCK_BYTES + 3]), (BLOCK_BYTES + 4, 1, b'x'));
+        assert!(bytes[10..BLOCK_BYTES + 3].iter().all(|&byte| byte == 0));
+    }
+}

@@ -428,3 +428,29 @@ impl Disk {
         disk
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inodes_live_as_long_as_a_name_or_a_handle_needs_them() {
+        let mut disk = Disk::new();
+        let held = disk.find_or_create(Path::new("/held")).unwrap();
+        disk.add_handle(held);
+        disk.find_or_create(Path::new("/named")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        for name in ["/held", "/named"] {
+            disk.remove(Path::new(name)).unwrap();
+        }
+        // A crash would bring both back.
+        disk.sweep();
+        assert_eq!(disk.inodes.len(), 2);
+        disk.sync_dir(Path::new("/")).unwrap();
+        assert_eq!(disk.inodes.keys().collect::<Vec<_>>(), [&held]);
+        assert!(disk.after_kill().inodes.is_empty());
+        disk.drop_handle(held);
+        disk.sync_dir(Path::new("/")).unwrap();
+        assert!(disk.inodes.is_empty());
+    }
+}
