@@ -48,7 +48,7 @@ use crate::spawn::Spawn;
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
-use crate::wal::WalStart;
+use crate::wal::{WalPosition, WalStart};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
 
@@ -314,7 +314,9 @@ fn apply_record(
 fn log_start(state: &ManifestState, replayed: &Replay) -> WalStart {
     let start = replayed.start();
     let unused = SequenceNumber(state.last_sequence.0 + 1);
-    WalStart { next_sequence: start.next_sequence.max(unused), ..start }
+    // A log without a segment begins anew; there is nothing that its first segment could link to.
+    let previous = if start.previous.segment < start.next_segment { start.previous } else { WalPosition::default() };
+    WalStart { next_sequence: start.next_sequence.max(unused), previous, ..start }
 }
 
 /// Step 5.

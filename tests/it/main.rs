@@ -4,8 +4,11 @@
 //! system only; what needs the inside of a module is tested beside that module. Everything is deterministic: seeds are
 //! written down, nothing sleeps, nothing asserts on time.
 //!
+//! * [`api`]: each public operation does what its documentation says.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
+#![allow(missing_docs, reason = "tests")]
 
+mod api;
 mod tidy;
