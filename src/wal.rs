@@ -11,7 +11,7 @@
 //! ```text
 //! segment := header(64) record* end
 //! header  := magic(8) version:u32 zero(4) segment:u64 previous_segment:u64 previous_bytes:u64
-//!            first_sequence:u64 zero(12) crc:u32
+//!            previous_synced_bytes:u64 first_sequence:u64 zero(4) crc:u32
 //! record  := tag:u8 check:u32 guard:u16 payload_len:varint entry_count:varint
 //!            first_sequence:varint synced_offset:varint payload
 //! tag     := 0xE0 | kind
@@ -36,8 +36,8 @@
 //! synced records is corruption, and dropping those would be silent loss. Three things tell them
 //! apart:
 //! * a record carries `synced_offset`: the bytes of its own segment known to be synced when it was
-//!   written (0: nothing known). Segments are synced in order, so anything but 0 vouches for all
-//!   earlier segments as well;
+//!   written, and a header carries the same of the segment before it (0: nothing known). Segments
+//!   are synced in order, so anything but 0 vouches for all earlier segments as well;
 //! * the manifest remembers a position known to be synced;
 //! * a header names the previous segment and where its data ended, so that a segment cut short on a
 //!   record boundary, or missing, is noticed.
@@ -99,3 +99,6 @@ impl Default for WalStart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,11 @@
 //!
 //! # The judgement
 //! That end may be where the writer stopped, a torn tail, or damage. It is corruption, in every
-//! mode but salvage, if anything vouches for synced data beyond it: the position that the manifest
-//! remembers, a whole record later in the segment whose `synced_offset` lies beyond the end, or a
-//! record in a later segment with any `synced_offset` at all. Otherwise what follows was never
-//! synced; the recovery mode says whether it may be dropped. So a single damaged place is never
-//! taken for a torn tail if a later record that vouches for it is left.
+//! mode but salvage, if anything later vouches for synced data beyond it: the position that the
+//! manifest remembers, or the `synced_offset` of a whole record, or the `previous_synced_bytes` of
+//! a header. Otherwise what follows was never synced; the recovery mode says whether it may be
+//! dropped. So a single damaged place is never taken for a torn tail if a later record that vouches
+//! for it is left.
 //!
 //! A record whose checksum holds and whose sequence number does not follow is corruption: no crash
 //! makes one. A record kind or segment format of a newer version is an error in every mode, salvage
@@ -20,6 +20,7 @@
 //! What a payload means, and what to do with the sequence numbers, is the caller's.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -300,12 +301,11 @@ impl Replayer<'_> {
     /// Decides what it means that the chain ends at `replay.end`.
     fn judge(&mut self, ending: Ending) -> Result<()> {
         let end = self.replay.end;
-        if self.options.promised > end {
-            return Err(self.lost(ending, "the manifest"));
-        }
+        self.check_promise(self.options.promised, ending, format_args!("the manifest"))?;
         if !matches!(ending, Ending::Closed) && self.headers.contains_key(&end.segment) {
             self.survey_rest(end.segment, end.offset.max(FIRST_RECORD_OFFSET), ending)?;
         }
+        let mut is_torn = matches!(ending, Ending::Torn(_));
         let mut is_last = true;
         let later: Vec<_> = self
             .headers
@@ -317,11 +317,14 @@ impl Replayer<'_> {
                 HeaderState::Stale(_) if !self.has_record_at_start(number)? => continue,
                 HeaderState::Valid(header) => {
                     is_last = false;
+                    let by = format_args!("the header of segment {number}");
+                    self.check_promise(header.promised(), ending, by)?;
                     if header.first_sequence <= SequenceNumber::MAX {
                         self.saw_next(header.first_sequence);
                     }
                 }
-                _ => {}
+                HeaderState::Damaged => is_torn = true,
+                HeaderState::Blank | HeaderState::Stale(_) => {}
             }
             self.survey_rest(number, FIRST_RECORD_OFFSET, ending)?;
         }
@@ -330,12 +333,14 @@ impl Replayer<'_> {
             self.replay.dropped_bytes = self.replay.dropped_bytes.max(len);
         }
         let is_refused = match self.options.mode {
-            RecoveryMode::Absolute => !is_last || matches!(ending, Ending::Torn(_)),
+            RecoveryMode::Absolute => !is_last || is_torn,
             RecoveryMode::TolerateTail => !is_last,
             RecoveryMode::PointInTime | RecoveryMode::Salvage => false,
         };
         if is_refused {
-            let what = format!("{}; the recovery mode does not allow to drop it", describe(ending));
+            let follows = if matches!(ending, Ending::Torn(_)) { "" } else { ", but data follows" };
+            let what =
+                format!("{}{follows}; the recovery mode forbids to drop it", describe(ending));
             return Err(self
                 .corruption_at(end, what)
                 .advise("open with wal_recovery=point_in_time to drop the tail"));
@@ -354,8 +359,6 @@ impl Replayer<'_> {
     /// been synced.
     fn survey_rest(&mut self, number: FileNumber, offset: u64, ending: Ending) -> Result<()> {
         let mut reader = self.open(number)?;
-        let end = self.replay.end;
-        let synced_before = if number == end.segment { end.offset } else { 0 };
         let mut offset = offset;
         let floor = self.replay.next_sequence;
         loop {
@@ -369,10 +372,8 @@ impl Replayer<'_> {
                     None => return Ok(()),
                 },
             };
-            if header.synced_offset > synced_before {
-                let by = format!("the record at offset {offset} of segment {number}");
-                return Err(self.lost(ending, &by));
-            }
+            let by = format_args!("the record at offset {offset} of segment {number}");
+            self.check_promise(header.promised(number), ending, by)?;
             self.saw_next(header.next_sequence());
             self.replay.dropped_record_count += 1;
             self.replay.dropped_bytes += header.record_len();
@@ -380,10 +381,19 @@ impl Replayer<'_> {
         }
     }
 
-    /// Synced data is missing or damaged at `replay.end`, as `by` says.
-    fn lost(&self, ending: Ending, by: &str) -> Error {
+    /// It is corruption if the log ends before `promised`, of which `by` says that it was synced.
+    fn check_promise(
+        &self,
+        promised: WalPosition,
+        ending: Ending,
+        by: fmt::Arguments<'_>,
+    ) -> Result<()> {
+        let end = self.replay.end;
+        if promised <= end {
+            return Ok(());
+        }
         let what = format!("{}, but {by} says that it had been synced", describe(ending));
-        self.corruption_at(self.replay.end, what)
+        Err(self.corruption_at(end, what))
     }
 
     /// Hands out every whole record whose sequence numbers are not below those before it.

@@ -66,6 +66,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) segment: FileNumber,
     /// The previous segment of the chain and where its data ended.
     pub(crate) previous: WalPosition,
+    /// How much of the previous segment was known to be synced when this one was begun.
+    pub(crate) previous_synced_bytes: u64,
     /// The sequence number expected next when the segment was begun.
     pub(crate) first_sequence: SequenceNumber,
 }
@@ -83,7 +85,21 @@ pub(crate) enum HeaderState {
     Damaged,
 }
 
+/// The first `synced_bytes` of `segment` are synced, and all segments before it; 0 promises
+/// nothing.
+fn promise(segment: FileNumber, synced_bytes: u64) -> WalPosition {
+    if synced_bytes == 0 {
+        return WalPosition::default();
+    }
+    WalPosition { segment, offset: synced_bytes }
+}
+
 impl SegmentHeader {
+    /// Everything before this had been synced when the segment was begun.
+    pub(crate) fn promised(&self) -> WalPosition {
+        promise(self.previous.segment, self.previous_synced_bytes)
+    }
+
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut out = Vec::with_capacity(SEGMENT_HEADER_LEN);
         out.extend_from_slice(&MAGIC);
@@ -92,6 +108,7 @@ impl SegmentHeader {
         put_u64(&mut out, self.segment.0);
         put_u64(&mut out, self.previous.segment.0);
         put_u64(&mut out, self.previous.offset);
+        put_u64(&mut out, self.previous_synced_bytes);
         put_u64(&mut out, self.first_sequence.0);
         out.resize(HEADER_CRC_OFFSET, 0);
         let crc = checksum_at(self.segment.0, 0, &[&out]);
@@ -129,12 +146,13 @@ impl SegmentHeader {
         decoder.u32()?;
         let segment = FileNumber(decoder.u64()?);
         let previous = WalPosition { segment: FileNumber(decoder.u64()?), offset: decoder.u64()? };
+        let previous_synced_bytes = decoder.u64()?;
         let first_sequence = SequenceNumber(decoder.u64()?);
         let crc = Decoder::new(&bytes[HEADER_CRC_OFFSET..]).u32()?;
         if magic != MAGIC || crc != checksum_at(segment.0, 0, &[&bytes[..HEADER_CRC_OFFSET]]) {
             return Err(Truncated);
         }
-        Ok((version, SegmentHeader { segment, previous, first_sequence }))
+        Ok((version, SegmentHeader { segment, previous, previous_synced_bytes, first_sequence }))
     }
 }
 
@@ -173,6 +191,17 @@ impl RecordHeader {
     /// The kind, or an error without path if this version cannot read it.
     pub(crate) fn kind(&self) -> Result<RecordKind> {
         RecordKind::from_bits(self.kind_bits)
+    }
+
+    /// The same with any kind.
+    #[cfg(test)]
+    pub(crate) fn with_kind_bits(self, kind_bits: u8) -> Self {
+        RecordHeader { kind_bits, ..self }
+    }
+
+    /// Everything before this had been synced when the record was written in `segment`.
+    pub(crate) fn promised(&self, segment: FileNumber) -> WalPosition {
+        promise(segment, self.synced_offset)
     }
 
     /// The sequence number expected after the record.

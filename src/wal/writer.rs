@@ -235,6 +235,7 @@ impl WalWriter {
         let header = SegmentHeader {
             segment: segment.number,
             previous: self.end_position_or_previous(),
+            previous_synced_bytes: self.synced_offset(),
             first_sequence: self.next_sequence,
         };
         segment.file.write_at(0, &header.encode())?;
