@@ -19,7 +19,7 @@ impl Source {
     /// The file at `path` that holds `text`.
     pub fn new(path: &str, text: &str) -> Self {
         let lexed = blank_comments_and_literals(text);
-        let all_test = path.ends_with("/tests.rs") || path.ends_with("_tests.rs");
+        let all_test = path.ends_with("/tests.rs") || path.contains("/tests/");
         let code = if all_test { blanked(&lexed) } else { blank_tests(&lexed) };
         Source { path: path.to_owned(), text: text.to_owned(), lexed, code }
     }
