@@ -266,7 +266,7 @@ mod tests {
         let open = cache.open(&one).unwrap();
         cache.evict(FileNumber(1));
         assert!(one.slot().load().is_none() && open_numbers(&cache).is_empty());
-        std::fs::remove_file(dir.path().join("000001.table")).unwrap();
+        StdFs.remove(&dir.path().join("000001.table")).unwrap();
         let probe = KeyProbe::new(key_hash(b"key"));
         assert!(
             open.get(b"key", &probe, Trailer::NEWEST, &mut ReadStats::default()).unwrap().is_some()
