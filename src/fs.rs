@@ -20,14 +20,14 @@ pub mod sim_fs;
 pub mod std_fs;
 
 pub use mapping::Mapping;
-pub use sim_fs::SimFs;
+pub use sim_fs::{Persist, Repeat, SimCounters, SimFs, SyncKind};
 pub use std_fs::StdFs;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How a mapping or a file will be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,19 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
 
     /// Renames the obsolete log file `from` to `to` and opens it for writing from its start. Its old bytes stay
     /// until overwritten. It must be `bytes` long; if it is not, that is an error.
-    fn recycle_log(&self, from: &Path, to: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>>;
+    fn recycle_log(
+        &self,
+        from: &Path,
+        to: &Path,
+        bytes: u64,
+        mapped: bool,
+    ) -> Result<Box<dyn LogFile>>;
+
+    /// Makes the bytes of an existing file durable, whoever wrote them.
+    fn sync_file(&self, path: &Path) -> Result<()>;
+
+    /// Cuts a file that nobody writes any more to its first `bytes`, and makes that durable.
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()>;
 
     /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
@@ -134,3 +146,15 @@ pub trait ReadFile: Send + Sync + fmt::Debug {
 
 /// A held lock; dropping it releases.
 pub trait FileLock: Send + Sync + fmt::Debug {}
+
+fn not_a_directory(dir: &Path) -> Error {
+    Error::new(ErrorKind::InvalidArgument, "not a directory")
+        .at(dir)
+        .advise("name the directory of a database, not a file")
+}
+
+fn locked_elsewhere(path: &Path) -> Error {
+    Error::new(ErrorKind::Locked, "the database is open elsewhere")
+        .at(path)
+        .advise("close the other handle or process first")
+}

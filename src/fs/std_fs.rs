@@ -4,7 +4,10 @@
 //! and written by `pwrite` only, because a store to a page without a block behind it raises `SIGBUS` on a full disk.
 //! Locks are `flock`, so that a second handle in the same process is refused too.
 
-#![expect(unsafe_code, reason = "fallocate, sync_file_range and writable maps have no safe form; each block has its proof")]
+#![expect(
+    unsafe_code,
+    reason = "fallocate, sync_file_range and writable maps have no safe form; each block has its proof"
+)]
 #![expect(clippy::disallowed_methods, reason = "this is the file-system seam")]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -14,8 +17,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile};
+use crate::error::{Error, Result};
+use crate::fs::{
+    Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile,
+};
+use crate::fs::{locked_elsewhere, not_a_directory};
 
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
 /// large page-cache folios, and one small store would later write a whole folio.
@@ -39,7 +45,9 @@ impl FileSystem for StdFs {
         };
         self.create_dir_all(parent)?;
         match std::fs::create_dir(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir, e)),
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::io("create directory", dir, e))
+            }
             _ => self.sync_dir(parent),
         }
     }
@@ -63,14 +71,23 @@ impl FileSystem for StdFs {
                 Err(e) => return Err(context(e)),
             };
             let is_file = metadata.is_file();
-            listed.push(DirEntry { name, bytes: if is_file { metadata.len() } else { 0 }, is_file });
+            listed.push(DirEntry {
+                name,
+                bytes: if is_file { metadata.len() } else { 0 },
+                is_file,
+            });
         }
         Ok(Some(listed))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
         let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
-        Ok(Box::new(StdAppendFile { file, path: path.to_path_buf(), bytes: 0, writeback_started_bytes: 0 }))
+        Ok(Box::new(StdAppendFile {
+            file,
+            path: path.to_path_buf(),
+            bytes: 0,
+            writeback_started_bytes: 0,
+        }))
     }
 
     fn open(&self, path: &Path) -> Result<Option<Arc<dyn ReadFile>>> {
@@ -110,15 +127,40 @@ impl FileSystem for StdFs {
         StdLogFile::open(file, path, bytes, mapped && native)
     }
 
-    fn recycle_log(&self, from: &Path, to: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>> {
+    fn recycle_log(
+        &self,
+        from: &Path,
+        to: &Path,
+        bytes: u64,
+        mapped: bool,
+    ) -> Result<Box<dyn LogFile>> {
         self.rename(from, to)?;
-        let file =
-            OpenOptions::new().read(true).write(true).open(to).map_err(|e| Error::io("open", to, e))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(to)
+            .map_err(|e| Error::io("open", to, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("stat", to, e))?;
         if metadata.len() != bytes {
-            return Err(Error::corruption(to, metadata.len(), format!("recycled segment is not {bytes} bytes long")));
+            return Err(Error::corruption(
+                to,
+                metadata.len(),
+                format!("recycled segment is not {bytes} bytes long"),
+            ));
         }
         StdLogFile::open(file, to, bytes, mapped)
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        let opened = OpenOptions::new().write(true).open(path);
+        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        file.set_len(bytes).map_err(|e| Error::io("truncate", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -143,7 +185,9 @@ impl FileSystem for StdFs {
         };
         let file = match opened {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && kind == LockKind::Shared => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && kind == LockKind::Shared => {
+                return Ok(None);
+            }
             Err(e) => return Err(Error::io("open", path, e)),
         };
         let locked = match kind {
@@ -152,23 +196,16 @@ impl FileSystem for StdFs {
         };
         match locked {
             Ok(()) => Ok(Some(Box::new(StdFileLock { _file: file }))),
-            Err(TryLockError::WouldBlock) => Err(Error::new(ErrorKind::Locked, "the database is open elsewhere")
-                .at(path)
-                .advise("close the other handle or process first")),
+            Err(TryLockError::WouldBlock) => Err(locked_elsewhere(path)),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
     }
 }
 
-fn not_a_directory(dir: &Path) -> Error {
-    Error::new(ErrorKind::InvalidArgument, "not a directory")
-        .at(dir)
-        .advise("name the directory of a database, not a file")
-}
-
 /// Allocates blocks for the first `bytes` of `file` and sets its length.
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    let length =
+        libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: the descriptor is open for the whole call; fallocate touches no memory of ours.
     if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
         return Ok(());
@@ -197,7 +234,9 @@ struct StdAppendFile {
 
 impl AppendFile for StdAppendFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e).at_offset(self.bytes))?;
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::io("write", &self.path, e).at_offset(self.bytes))?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
@@ -258,7 +297,11 @@ impl LogFile for StdLogFile {
                 // fully allocated and never truncated while this object lives); the caller never writes one range
                 // from two threads at once, and nobody reads the map through a reference.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(offset as usize), bytes.len());
+                    std::ptr::copy_nonoverlapping(
+                        bytes.as_ptr(),
+                        map.as_mut_ptr().add(offset as usize),
+                        bytes.len(),
+                    );
                 }
                 Ok(())
             }
@@ -276,7 +319,10 @@ impl LogFile for StdLogFile {
 
 impl std::fmt::Debug for StdLogFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StdLogFile").field("path", &self.path).field("mapped", &self.map.is_some()).finish()
+        f.debug_struct("StdLogFile")
+            .field("path", &self.path)
+            .field("mapped", &self.map.is_some())
+            .finish()
     }
 }
 
@@ -293,7 +339,9 @@ impl ReadFile for StdReadFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| Error::io("read", &self.path, e).at_offset(offset))
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| Error::io("read", &self.path, e).at_offset(offset))
     }
 
     fn map(&self, access: Access) -> Result<Mapping> {
@@ -311,6 +359,7 @@ impl FileLock for StdFileLock {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn append_read_map_and_recycle() {
@@ -362,7 +411,10 @@ mod tests {
     fn a_file_in_place_of_a_directory_says_so() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(StdFs.list(file.path()).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        assert_eq!(StdFs.create_dir_all(file.path()).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(
+            StdFs.create_dir_all(file.path()).unwrap_err().kind(),
+            ErrorKind::InvalidArgument
+        );
         assert!(StdFs.list(Path::new("/nonexistent/esker")).unwrap().is_none());
     }
 }
