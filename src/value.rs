@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use crate::block::PinnedValue;
+use crate::block::bytes::PinnedValue;
 use crate::memtable::MemValue;
 
 /// A value read from the database.

@@ -60,13 +60,7 @@ pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
 }
 
 fn verify_table(inner: &Inner, table: &Arc<Table>) -> Result<()> {
-    use crate::cursor::Cursor as _;
-    let mut cursor = inner.read.tables.open(table)?.reader().cursor(crate::fs::Access::Sequential);
-    cursor.seek_to_first()?;
-    while cursor.valid() {
-        cursor.next()?;
-    }
-    Ok(())
+    inner.read.tables.open(table)?.verify_all()
 }
 
 /// Reads the manifest again: it must say what is in memory.

@@ -364,7 +364,8 @@ impl CommitQueue {
             let mut state = self.lock();
             state.check()?;
             let Some(wal) = &state.wal else { return Ok(()) };
-            let (end, last) = (wal.end_position(), SequenceNumber(state.next_sequence.0 - 1));
+            // The end of what was written; a log without a segment has nothing to sync.
+            let (end, last) = (wal.sync_target().end(), SequenceNumber(state.next_sequence.0 - 1));
             if wal.synced_position() >= end && state.queue.is_empty() {
                 return Ok(());
             }

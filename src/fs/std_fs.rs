@@ -148,7 +148,9 @@ impl FileSystem for StdFs {
                 format!("recycled segment is not {bytes} bytes long"),
             ));
         }
-        StdLogFile::open(file, to, bytes, mapped)
+        // Where allocation is not native, an overwritten block may move and need space: then no map, as in create_log.
+        let native = allocate(&file, bytes).is_ok();
+        StdLogFile::open(file, to, bytes, mapped && native)
     }
 
     fn sync_file(&self, path: &Path) -> Result<()> {

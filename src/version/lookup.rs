@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::block::PinnedValue;
+use crate::block::bytes::PinnedValue;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::filter::KeyProbe;
