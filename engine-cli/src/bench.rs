@@ -16,10 +16,11 @@ mod measure;
 mod report;
 mod workload;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use esker::{Db, DbOptions, KeyspaceOptions};
+use esker::{DbOptions, KeyspaceOptions};
 
 pub use workload::Workload;
 
@@ -131,22 +132,22 @@ fn remove_database(dir: &Path) -> Result<(), Failure> {
         }
         files.push(entry.path());
     }
-    if files.is_empty() {
-        return Ok(());
-    }
-    // Opening it for writing proves that nobody else has it open.
-    let options = DbOptions { create_if_missing: false, ..DbOptions::default() };
-    match Db::builder().options(options).open(dir) {
-        Err(error) if error.kind() == esker::ErrorKind::Locked => {
-            return Err(database::at(error, dir));
-        }
-        Ok(db) => drop(db),
-        Err(_) => {}
-    }
+    let _lock = lock(dir)?;
     for file in files {
         std::fs::remove_file(&file).map_err(|error| Failure::io("remove", &file, error))?;
     }
     Ok(())
+}
+
+/// The database's lock, so that what is removed is nobody's open database; none if there is no lock file.
+fn lock(dir: &Path) -> Result<Option<File>, Failure> {
+    let Ok(file) = File::open(dir.join("LOCK")) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(_) => Err(Failure::locked(dir)),
+    }
 }
 
 /// Whether the engine gives a file this name.

@@ -200,7 +200,7 @@ impl<'a> Demo<'a> {
         let start = Instant::now();
         let progress = output::progress("changing", self.ledger.len());
         let (mut updated, mut deleted) = (0, 0);
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         let (opened, ledger) = (&self.opened, &mut self.ledger);
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             progress.inc(1);
@@ -233,7 +233,7 @@ impl<'a> Demo<'a> {
     fn check_snapshot(&mut self, before: &Snapshot, expected: Digest) -> Result<(), Failure> {
         let start = Instant::now();
         let mut seen = Digest::default();
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             seen.add(key, value);
             Ok(())

@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
     /// The snapshot called `name`, reading from the current keyspace.
     fn snapshot(&self, name: &str) -> Result<Snapshot, Failure> {
         let snapshot = self.snapshots.get(name).ok_or_else(|| no_snapshot(name))?;
-        Ok(snapshot.keyspace(&self.opened.keyspace))
+        Ok(snapshot.keyspace(&self.opened.keyspace)?)
     }
 
     /// Writes `= ` and the tokens.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::support::{Answer, Place, program};
+use crate::support::{Answer, Place, Talk, program};
 
 const FIELDS: [&str; 21] = [
     "engine", "wl", "n", "threads", "ops", "found", "secs", "kops", "p50us", "p99us", "p999us",
@@ -76,6 +76,10 @@ fn fresh_removes_a_database_and_nothing_else() {
     assert_eq!(place.run("get old").ok().text(), "v\n");
     bench(&place, "fillseq --n 10 --fresh 1");
     assert_eq!(place.run("get old").code, 1);
+    let mut talk = Talk::start(&place, &[]);
+    assert_eq!(talk.ask("get old"), "-");
+    place.run("bench fillseq --n 10 --fresh 1").fails(5, &[place.db().to_str().unwrap()]);
+    talk.end().ok();
     fs::write(place.db().join("letters.txt"), "dear").unwrap();
     place.run("bench fillseq --n 10 --fresh 1").fails(6, &["letters.txt"]);
     assert_eq!(place.run("scan --count").ok().text(), "10\n");
