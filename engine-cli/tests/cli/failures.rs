@@ -116,6 +116,14 @@ fn options_are_set_by_name_and_wrong_ones_are_named() {
 }
 
 #[test]
+fn options_hold_from_the_first_memtable_on() {
+    let place = Place::new();
+    let lines = numbered(4000, |n| format!("k{n:05}\tvalue-{n}\n"));
+    place.feed("load - --option memtable_bytes=16384", lines).ok();
+    assert!(!place.files(".table").is_empty());
+}
+
+#[test]
 fn keyspace_options_stay_and_are_overridden_one_by_one() {
     let place = Place::new();
     place.run("put k v --option block_bytes=1024 --option compression=snap").ok();

@@ -94,6 +94,19 @@ fn a_crash_keeps_what_was_written() {
     assert_eq!(place.run("scan --count").ok().text(), "1000\n");
 }
 
+#[test]
+fn flags_are_options_of_the_keyspace() {
+    let place = Place::new();
+    bench(&place, "fillseq --n 2000 --mem 1 --comp zstd");
+    bench(&place, "readrandom --n 20");
+    let stats = place.run("stats --format json").ok().json();
+    let options = stats["keyspaces"][0]["options"].to_string();
+    for pair in [r#"["memtable_bytes","1048576"]"#, r#"["compression","zstd"]"#] {
+        assert!(options.contains(pair), "no {pair} in {options}");
+    }
+    place.run("bench fillseq --n 10 --comp lz4").fails(6, &["lz4"]);
+}
+
 fn tree(place: &Place) -> std::path::PathBuf {
     let root = place.file("root");
     for dir in 0..8 {
