@@ -49,6 +49,7 @@ pub fn run(global: &Global, args: &DemoArgs, out: &mut Out) -> Result<(), Failur
     drop(before);
     demo.scan_directories()?;
     demo.read_sample()?;
+    demo.draw_tree()?;
     let metrics = demo.compact()?;
     let checked = demo.reopen_and_verify(&global)?;
     draw(&metrics, out)?;
@@ -296,6 +297,16 @@ impl<'a> Demo<'a> {
         )
     }
 
+    /// Shows the tree as the work left it, before everything is merged.
+    fn draw_tree(&mut self) -> Result<(), Failure> {
+        if self.out.json {
+            return Ok(());
+        }
+        self.out.line("")?;
+        reports::draw_levels(&self.opened.db.metrics(), self.out)?;
+        self.out.line("")
+    }
+
     /// Flushes and compacts; returns the metrics of the whole work.
     fn compact(&mut self) -> Result<Metrics, Failure> {
         let start = Instant::now();
@@ -349,14 +360,15 @@ impl<'a> Demo<'a> {
 }
 
 fn open(global: &Global) -> Result<Opened, Failure> {
-    let leveled = Leveled { l0_runs: 4, base_bytes: 4 << 20, ..Leveled::default() };
+    let leveled = Leveled { l0_runs: 4, base_bytes: 1 << 20, fanout: 4 };
     let keyspace = KeyspaceOptions {
         memtable_bytes: 1 << 20,
         table_bytes: 1 << 20,
         compaction: leveled.into(),
         ..KeyspaceOptions::default()
     };
-    Opened::open_with(global, Access::Create, DbOptions::default(), keyspace)
+    let options = DbOptions { wal_segment_bytes: 4 << 20, ..DbOptions::default() };
+    Opened::open_with(global, Access::Create, options, keyspace)
 }
 
 /// What is kept about a file: kind, size, time of change, mode.

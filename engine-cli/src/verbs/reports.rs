@@ -68,7 +68,7 @@ impl<'a> LevelsReport<'a> {
     }
 }
 
-/// Draws the tree of every keyspace: a line a level, with a bar by size.
+/// Draws the tree of every keyspace: a line a level that holds anything, with a bar by size.
 pub fn draw_levels(metrics: &Metrics, out: &mut Out) -> Result<(), Failure> {
     for keyspace in &metrics.keyspaces {
         out.heading(&format!("keyspace {}", keyspace.name))?;
@@ -89,7 +89,8 @@ fn draw_keyspace(keyspace: &KeyspaceMetrics, out: &mut Out) -> Result<(), Failur
         String::new(),
         output::bar(keyspace.memtable_bytes, largest, BAR_WIDTH),
     ];
-    let levels = keyspace.levels.iter().map(|level| {
+    let shown = keyspace.levels.iter().filter(|level| level.level == 0 || level.tables > 0);
+    let levels = shown.map(|level| {
         vec![
             format!("L{}", level.level),
             output::count(level.runs),
