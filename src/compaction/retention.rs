@@ -1,28 +1,31 @@
 //! Retention: which versions of a key survive a merge.
 //!
-//! [`Retention`] is a pure state machine. It is fed the entries of a merge in order (key ascending, newest first) and
-//! says of each: keep, keep as oldest, or drop. It knows neither tables nor files.
+//! [`Retention`] is a pure state machine. It is fed the entries of a merge in order (key ascending,
+//! newest first) and says of each: keep, keep as oldest, or drop. It knows neither tables nor
+//! files.
 //!
 //! # Stripes
-//! The snapshots in use cut the sequence numbers into stripes. `snapshots` is ascending and its last element is the
-//! sequence number visible when the merge began, so everybody who reads later reads at that number or above. An
-//! entry's stripe is the first snapshot that sees it; entries above the last snapshot share one more stripe, for
-//! readers yet to come. Of the versions of a key in one stripe only the newest can ever be read, so it alone stays.
-//! An old snapshot thus pins one version of a key and not everything newer.
+//! The snapshots in use cut the sequence numbers into stripes. `snapshots` is ascending and its
+//! last element is the sequence number visible when the merge began, so everybody who reads later
+//! reads at that number or above. An entry's stripe is the first snapshot that sees it; entries
+//! above the last snapshot share one more stripe, for readers yet to come. Of the versions of a key
+//! in one stripe only the newest can ever be read, so it alone stays. An old snapshot thus pins one
+//! version of a key and not everything newer.
 //!
 //! # The bottom
-//! Where no older version of a key can exist outside the merge (`at_bottom`), and in the oldest stripe, which every
-//! reader sees:
+//! Where no older version of a key can exist outside the merge (`at_bottom`), and in the oldest
+//! stripe, which every reader sees:
 //! * a tombstone has nothing left to hide: it goes, and the versions below it go as shadowed;
-//! * a value needs no sequence number to be ordered: it is kept with sequence number 0, and the writer stores no
-//!   trailers for a block of such entries. It is the last version of its key in the output, because the rest of its
-//!   stripe is shadowed and no stripe is older. So no two versions of a key ever carry the sequence number 0.
+//! * a value needs no sequence number to be ordered: it is kept with sequence number 0, and the
+//!   writer stores no trailers for a block of such entries. It is the last version of its key in
+//!   the output, because the rest of its stripe is shadowed and no stripe is older. So no two
+//!   versions of a key ever carry the sequence number 0.
 //!
-//! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are judged without
-//! looking ahead. It goes when that snapshot does.
+//! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are
+//! judged without looking ahead. It goes when that snapshot does.
 //!
-//! The snapshots are taken once, before the merge begins: one released meanwhile only keeps a little more, and one
-//! taken meanwhile sees the last element or newer.
+//! The snapshots are taken once, before the merge begins: one released meanwhile only keeps a
+//! little more, and one taken meanwhile sees the last element or newer.
 
 use crate::error::Result;
 use crate::key::{SequenceNumber, Trailer, ValueKind};
@@ -58,7 +61,8 @@ pub(crate) struct Retention<'a> {
     snapshots: &'a [SequenceNumber],
     /// The current user key; meaningless before the first entry.
     key: Vec<u8>,
-    /// The stripe of the last entry of the current key, as an index into `snapshots`; `None` before the first entry.
+    /// The stripe of the last entry of the current key, as an index into `snapshots`; `None` before
+    /// the first entry.
     stripe: Option<usize>,
 }
 
@@ -70,8 +74,8 @@ impl<'a> Retention<'a> {
         Retention { snapshots, key: Vec::new(), stripe: None }
     }
 
-    /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once per key, and with
-    /// keys ascending: whether no version of the key can exist below the merge.
+    /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once
+    /// per key, and with keys ascending: whether no version of the key can exist below the merge.
     pub(crate) fn next(
         &mut self,
         key: &[u8],
@@ -194,7 +198,8 @@ mod tests {
         is_put.then_some(*sequence)
     }
 
-    /// Merges `inputs`, which lie above `below`; gives the output in order, the trailer as written and as it was.
+    /// Merges `inputs`, which lie above `below`; gives the output in order, the trailer as written
+    /// and as it was.
     fn merge(
         inputs: &History,
         below: &History,
@@ -231,8 +236,9 @@ mod tests {
     }
 
     proptest! {
-        /// Per key a random prefix of the history lies below the merge; the rest is merged. Every snapshot reads the
-        /// same before and after, the output is in order, and no entry could be left out.
+        /// Per key a random prefix of the history lies below the merge; the rest is merged. Every
+        /// snapshot reads the same before and after, the output is in order, and no entry could be
+        /// left out.
         #[test]
         fn every_snapshot_reads_the_same_and_nothing_unneeded_is_kept((history, snapshots, cuts) in histories()) {
             let (mut inputs, mut below) = (History::new(), History::new());
@@ -264,8 +270,9 @@ mod tests {
                 let (key, written, _) = fewer.remove(left_out);
                 let changed = snapshots.iter()
                     .any(|s| read_after(&fewer, key, s.0) != read(&history, key, s.0));
-                // A tombstone above other tables may hide nothing there; the merge cannot know. Nor does it
-                // look ahead: a tombstone newer than the oldest snapshot may turn out to be the last version.
+                // A tombstone above other tables may hide nothing there; the merge cannot know. Nor
+                // does it look ahead: a tombstone newer than the oldest snapshot may turn out to be
+                // the last version.
                 let may_hide = written.is_tombstone()
                     && (below.contains_key(&key) || written.sequence() > snapshots[0]);
                 prop_assert!(changed || may_hide, "kept for nobody: {key} {written:?}");
