@@ -5,6 +5,7 @@
 //! submodules.
 
 pub(crate) mod cursor;
+pub(crate) mod format;
 pub(crate) mod reader;
 pub(crate) mod writer;
 
@@ -105,6 +106,12 @@ impl Drop for Table {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("meta", &self.meta).field("open", &self.slot.load().is_some()).finish()
+        f.debug_struct("Table")
+            .field("meta", &self.meta)
+            .field("open", &self.slot.load().is_some())
+            .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,292 @@
-//! stub
+//! The table cache: opens tables when they are first needed and closes idle ones when too many are open.
+//!
+//! The open reader stands in the table itself ([`Table::slot`]), so a hit is one atomic load without a lock. The cache
+//! keeps only a queue of the tables it has opened, oldest first; when there are more than allowed, those at the
+//! front that nobody used since they were last looked at are closed (a clock). Closing takes the reader out of the
+//! slot; whoever still holds it keeps the file open until they let go.
+//!
+//! # Locks
+//! * `opening`: one lock of a few, by file number, held while a table is opened, so that it is opened once. I/O
+//!   happens under it; nothing else is locked inside but `queue`.
+//! * `queue`: leaf lock; no I/O under it, and no table is let go under it: the last holder of an obsolete table runs
+//!   its removal, which may come back here.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::Guard;
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::fs::FileSystem;
+use crate::key::FileNumber;
+use crate::table::Table;
+use crate::table::reader::{ReadContext, TableReader};
+
+const OPENING_LOCKS: usize = 16;
+
+/// Opens and closes tables.
+pub(crate) struct TableCache {
+    fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
+    ctx: ReadContext,
+    open_tables_max: usize,
+    opening: [Mutex<()>; OPENING_LOCKS],
+    queue: Mutex<VecDeque<(FileNumber, Weak<Table>)>>,
+    open_count: AtomicU64,
+}
+
+/// An open table, held for a short while.
+pub(crate) struct OpenTable(Guard<Option<Arc<TableReader>>>);
+
+impl OpenTable {
+    /// The reader, to be held longer or to make cursors.
+    #[inline]
+    pub(crate) fn reader(&self) -> &Arc<TableReader> {
+        self.0.as_ref().expect("made only from a filled slot")
+    }
+}
+
+impl Deref for OpenTable {
+    type Target = TableReader;
+
+    #[inline]
+    fn deref(&self) -> &TableReader {
+        self.reader()
+    }
+}
+
+impl TableCache {
+    /// A cache for the tables in `dir` that keeps about `open_tables_max` of them open.
+    pub(crate) fn new(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        ctx: ReadContext,
+        open_tables_max: usize,
+    ) -> Self {
+        TableCache {
+            fs,
+            dir: dir.to_path_buf(),
+            ctx,
+            open_tables_max: open_tables_max.max(1),
+            opening: std::array::from_fn(|_| Mutex::new(())),
+            queue: Mutex::default(),
+            open_count: AtomicU64::new(0),
+        }
+    }
+
+    /// The open table.
+    #[inline]
+    pub(crate) fn open(&self, table: &Arc<Table>) -> Result<OpenTable> {
+        let guard = table.slot().load();
+        match guard.as_ref() {
+            Some(reader) => {
+                reader.touch();
+                Ok(OpenTable(guard))
+            }
+            None => self.open_slowly(table),
+        }
+    }
+
+    #[cold]
+    fn open_slowly(&self, table: &Arc<Table>) -> Result<OpenTable> {
+        let number = table.meta().number;
+        let _opening = self.opening[(number.0 % OPENING_LOCKS as u64) as usize].lock();
+        if let Some(reader) = table.slot().load_full() {
+            return Ok(OpenTable(Guard::from_inner(Some(reader))));
+        }
+        let reader = Arc::new(TableReader::open(&*self.fs, &self.dir, table.meta(), &self.ctx)?);
+        self.open_count.fetch_add(1, Ordering::Relaxed);
+        table.slot().store(Some(Arc::clone(&reader)));
+        self.enqueue(table);
+        Ok(OpenTable(Guard::from_inner(Some(reader))))
+    }
+
+    /// Notes an opened table and closes those that must go for it.
+    fn enqueue(&self, table: &Arc<Table>) {
+        // Closing unmaps and closes files, and letting a table go may remove it: both outside the lock.
+        let mut closed = Vec::new();
+        let mut held = Vec::new();
+        let mut queue = self.queue.lock();
+        queue.push_back((table.meta().number, Arc::downgrade(table)));
+        // Each table in the queue gets at most one second chance, so the loop ends.
+        let mut chances = queue.len();
+        while queue.len() > self.open_tables_max {
+            let Some((number, front)) = queue.pop_front() else { break };
+            let Some(candidate) = front.upgrade() else { continue };
+            let is_used =
+                candidate.slot().load().as_ref().is_some_and(|reader| reader.take_recently_used());
+            if Arc::ptr_eq(&candidate, table) || (is_used && chances > 0) {
+                chances = chances.saturating_sub(1);
+                queue.push_back((number, front));
+            } else {
+                closed.extend(candidate.slot().swap(None));
+            }
+            held.push(candidate);
+        }
+        drop(queue);
+        drop(closed);
+        drop(held);
+    }
+
+    /// Closes a table that is no longer part of any tree.
+    pub(crate) fn evict(&self, number: FileNumber) {
+        let table = {
+            let mut queue = self.queue.lock();
+            let place = queue.iter().position(|(queued, _)| *queued == number);
+            place.and_then(|place| queue.remove(place)).and_then(|(_, table)| table.upgrade())
+        };
+        if let Some(table) = table {
+            table.slot().store(None);
+        }
+    }
+
+    /// Visits the tables that are open now.
+    pub(crate) fn for_each_open(&self, mut visit: impl FnMut(&Arc<TableReader>)) {
+        let tables: Vec<Arc<Table>> =
+            self.queue.lock().iter().filter_map(|(_, table)| table.upgrade()).collect();
+        for table in tables {
+            if let Some(reader) = table.slot().load_full() {
+                visit(&reader);
+            }
+        }
+    }
+
+    /// Makes the data blocks of all open tables be verified again at their next touch.
+    pub(crate) fn clear_verified(&self) {
+        self.for_each_open(|reader| reader.clear_verified());
+    }
+
+    /// Tables opened so far.
+    pub(crate) fn open_count(&self) -> u64 {
+        self.open_count.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for TableCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableCache")
+            .field("dir", &self.dir)
+            .field("open", &self.queue.lock().len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::filter::KeyProbe;
+    use crate::fs::StdFs;
+    use crate::key::{Trailer, key_hash};
+    use crate::options::{Compression, ReadMode, Verify};
+    use crate::table::reader::ReadStats;
+    use crate::table::writer::{TableWriter, TableWriterOptions};
+
+    fn table(dir: &Path, number: u64) -> Arc<Table> {
+        let options = TableWriterOptions {
+            number: FileNumber(number),
+            block_bytes: 4096,
+            compression: Compression::None,
+            filter_bits: 10.0,
+        };
+        let mut writer = TableWriter::create(&StdFs, dir, options).unwrap();
+        writer.add(b"key", Trailer(number << 8 | 1), &number.to_le_bytes()).unwrap();
+        Arc::new(Table::new(writer.finish().unwrap()))
+    }
+
+    fn cache(dir: &Path, open_tables_max: usize) -> TableCache {
+        let ctx = ReadContext { read_mode: ReadMode::Mmap, verify: Verify::Once, cache: None };
+        TableCache::new(Arc::new(StdFs), dir, ctx, open_tables_max)
+    }
+
+    fn get(cache: &TableCache, table: &Arc<Table>) -> Option<Trailer> {
+        let open = cache.open(table).unwrap();
+        let probe = KeyProbe::new(key_hash(b"key"));
+        open.get(b"key", &probe, Trailer::NEWEST, &mut ReadStats::default())
+            .unwrap()
+            .map(|found| found.0)
+    }
+
+    fn open_numbers(cache: &TableCache) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        cache.for_each_open(|reader| numbers.push(reader.meta().number.0));
+        numbers.sort_unstable();
+        numbers
+    }
+
+    #[test]
+    fn a_table_is_opened_once_and_served_from_its_slot() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), 8);
+        let one = table(dir.path(), 1);
+        for _ in 0..3 {
+            assert_eq!(get(&cache, &one), Some(Trailer(1 << 8 | 1)));
+        }
+        std::thread::scope(|scope| {
+            let two = table(dir.path(), 2);
+            for _ in 0..4 {
+                let (two, cache) = (Arc::clone(&two), &cache);
+                scope.spawn(move || assert!(get(cache, &two).is_some()));
+            }
+        });
+        assert_eq!(cache.open_count(), 2);
+    }
+
+    #[test]
+    fn idle_tables_are_closed_and_used_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), 3);
+        let tables: Vec<_> = (1..=6).map(|number| table(dir.path(), number)).collect();
+        for table in &tables {
+            assert!(get(&cache, table).is_some());
+            // Table 1 is used between all the others.
+            assert!(get(&cache, &tables[0]).is_some());
+        }
+        assert_eq!(open_numbers(&cache).len(), 3);
+        assert!(open_numbers(&cache).contains(&1), "{:?}", open_numbers(&cache));
+        for table in &tables {
+            assert!(get(&cache, table).is_some());
+        }
+        assert_eq!(open_numbers(&cache).len(), 3);
+    }
+
+    #[test]
+    fn a_reader_in_use_survives_its_closing_and_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), 3);
+        let one = table(dir.path(), 1);
+        let open = cache.open(&one).unwrap();
+        cache.evict(FileNumber(1));
+        assert!(one.slot().load().is_none() && open_numbers(&cache).is_empty());
+        std::fs::remove_file(dir.path().join("000001.table")).unwrap();
+        let probe = KeyProbe::new(key_hash(b"key"));
+        assert!(
+            open.get(b"key", &probe, Trailer::NEWEST, &mut ReadStats::default()).unwrap().is_some()
+        );
+        let error = cache.open(&one).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption);
+        assert!(
+            error.to_string().contains("missing") && error.to_string().contains("000001.table"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_removal_that_comes_back_to_the_cache_does_not_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Arc::new(cache(dir.path(), 1));
+        let one = table(dir.path(), 1);
+        let two = table(dir.path(), 2);
+        assert!(get(&cache, &one).is_some());
+        let back = Arc::clone(&cache);
+        one.set_obsolete(Arc::new(move |number| back.evict(number)));
+        drop(one);
+        assert!(get(&cache, &two).is_some());
+        assert_eq!(open_numbers(&cache), [2]);
+    }
+}

@@ -1,0 +1,424 @@
+//! Tables against a model: a sorted vector; in both read modes and with every compression.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::block::PinnedValue;
+use crate::cache::BlockCache;
+use crate::cursor::Cursor;
+use crate::error::{ErrorKind, Result};
+use crate::filter::KeyProbe;
+use crate::fs::{Access, StdFs};
+use crate::key::{Trailer, ValueKind, compare_entries, key_hash};
+use crate::options::{Compression, ReadMode, Verify};
+use crate::table::cursor::TableCursor;
+use crate::table::reader::{ReadContext, ReadStats};
+use crate::table::writer::{TableWriter, TableWriterOptions};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+type Entry = (Vec<u8>, Trailer, Vec<u8>);
+
+const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Snap, Compression::Zstd];
+const MODES: [ReadMode; 2] = [ReadMode::Mmap, ReadMode::Pread];
+
+fn options(compression: Compression) -> TableWriterOptions {
+    TableWriterOptions { number: FileNumber(7), block_bytes: 512, compression, filter_bits: 10.0 }
+}
+
+fn write(dir: &Path, options: TableWriterOptions, entries: &[Entry]) -> TableMeta {
+    let mut writer = TableWriter::create(&StdFs, dir, options).unwrap();
+    writer.set_write_times(1000, 2000);
+    for (key, trailer, value) in entries {
+        writer.add(key, *trailer, value).unwrap();
+    }
+    let estimate = writer.estimated_bytes();
+    let meta = writer.finish().unwrap();
+    if options.compression == Compression::None {
+        assert!(
+            meta.file_bytes.abs_diff(estimate) < 600 + meta.file_bytes / 4,
+            "{estimate} {}",
+            meta.file_bytes
+        );
+    }
+    meta
+}
+
+fn context(read_mode: ReadMode) -> ReadContext {
+    ReadContext { read_mode, verify: Verify::Once, cache: Some(Arc::new(BlockCache::new(1 << 20))) }
+}
+
+fn open(dir: &Path, meta: &TableMeta, ctx: &ReadContext) -> Result<Arc<TableReader>> {
+    TableReader::open(&StdFs, dir, meta, ctx).map(Arc::new)
+}
+
+fn get(reader: &TableReader, key: &[u8], bound: Trailer) -> Result<Option<(Trailer, PinnedValue)>> {
+    reader.get(key, &KeyProbe::new(key_hash(key)), bound, &mut ReadStats::default())
+}
+
+fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_by(|a, b| compare_entries((&a.0, a.1), (&b.0, b.1)));
+    entries.dedup_by(|a, b| a.0 == b.0 && a.1 == b.1);
+    entries
+}
+
+fn put(key: &[u8], sequence: u64, value: &[u8]) -> Entry {
+    (key.to_vec(), Trailer::new(SequenceNumber(sequence), ValueKind::Put), value.to_vec())
+}
+
+/// 400 numbered keys, each with one version, values of some length; several blocks of 512 bytes.
+fn numbered() -> Vec<Entry> {
+    (0..400u64)
+        .map(|n| {
+            put(format!("user{:08}", n * 3).as_bytes(), n + 1, &[b'v'; 40][..(n % 41) as usize])
+        })
+        .collect()
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let key = prop_oneof![
+        (0u32..60).prop_map(|number| format!("user{number:06}").into_bytes()),
+        vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..8),
+    ];
+    let trailer = (0u64..50, any::<bool>())
+        .prop_map(|(sequence, is_put)| Trailer(sequence << 8 | u64::from(is_put)));
+    let value = prop_oneof![vec(any::<u8>(), 0..4), vec(0u8..2, 60), Just(vec![9; 700])];
+    vec((key, trailer, value), 1..200).prop_map(sorted)
+}
+
+fn check_get(entries: &[Entry], reader: &TableReader, key: &[u8], bound: Trailer) {
+    let first =
+        entries.partition_point(|entry| compare_entries((&entry.0, entry.1), (key, bound)).is_lt());
+    let expected =
+        entries.get(first).filter(|entry| entry.0 == key).map(|entry| (entry.1, entry.2.clone()));
+    let found = get(reader, key, bound).unwrap().map(|(trailer, value)| (trailer, value.to_vec()));
+    assert_eq!(found, expected, "{key:?} {bound:?}");
+}
+
+fn check_at(cursor: &TableCursor, expected: Option<&Entry>) {
+    assert_eq!(cursor.valid(), expected.is_some());
+    if let Some((key, trailer, value)) = expected {
+        assert_eq!(
+            (cursor.key(), cursor.trailer(), cursor.value()),
+            (&key[..], *trailer, &value[..])
+        );
+        assert_eq!(*cursor.pin_value(), value[..]);
+    }
+}
+
+fn check_cursor(entries: &[Entry], cursor: &mut TableCursor) {
+    cursor.seek_to_first().unwrap();
+    for entry in entries {
+        check_at(cursor, Some(entry));
+        cursor.next().unwrap();
+    }
+    check_at(cursor, None);
+    cursor.seek_to_last().unwrap();
+    for entry in entries.iter().rev() {
+        check_at(cursor, Some(entry));
+        cursor.prev().unwrap();
+    }
+    check_at(cursor, None);
+}
+
+fn check_seeks(entries: &[Entry], cursor: &mut TableCursor, key: &[u8], trailer: Trailer) {
+    let first = entries
+        .partition_point(|entry| compare_entries((&entry.0, entry.1), (key, trailer)).is_lt());
+    let after = entries
+        .partition_point(|entry| compare_entries((&entry.0, entry.1), (key, trailer)).is_le());
+    cursor.seek(key, trailer).unwrap();
+    check_at(cursor, entries.get(first));
+    if cursor.valid() {
+        cursor.prev().unwrap();
+        check_at(cursor, first.checked_sub(1).map(|index| &entries[index]));
+    }
+    cursor.seek_for_prev(key, trailer).unwrap();
+    check_at(cursor, after.checked_sub(1).map(|index| &entries[index]));
+    if cursor.valid() {
+        cursor.next().unwrap();
+        check_at(cursor, entries.get(after));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn answers_are_the_models(
+        entries in entries(),
+        compression in proptest::sample::select(&COMPRESSIONS[..]),
+        block_bytes in prop_oneof![Just(1usize), Just(128), Just(512), Just(4096)],
+        filter_bits in prop_oneof![Just(0.0f32), Just(10.0)],
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = TableWriterOptions { block_bytes, filter_bits, ..options(compression) };
+        let meta = write(dir.path(), options, &entries);
+        for mode in MODES {
+            let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+            let mut cursors = [reader.cursor(Access::Random), reader.cursor(Access::Sequential)];
+            for (key, trailer, _) in &entries {
+                let bounds = [Trailer::NEWEST, *trailer, Trailer(trailer.0.wrapping_sub(1)), Trailer::OLDEST];
+                for bound in bounds {
+                    check_get(&entries, &reader, key, bound);
+                    cursors.iter_mut().for_each(|cursor| check_seeks(&entries, cursor, key, bound));
+                }
+                let absent = [&key[..], &[0]].concat();
+                check_get(&entries, &reader, &absent, Trailer::NEWEST);
+                check_seeks(&entries, &mut cursors[0], &absent, Trailer::NEWEST);
+            }
+            cursors.iter_mut().for_each(|cursor| check_cursor(&entries, cursor));
+        }
+    }
+}
+
+#[test]
+fn meta_says_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = numbered();
+    entries[5].1 = Trailer::new(SequenceNumber(6), ValueKind::Delete);
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    let bytes = std::fs::read(dir.path().join("000007.table")).unwrap();
+    assert_eq!(meta.file_bytes, bytes.len() as u64);
+    assert_eq!(meta.checksum, crate::checksum::checksum(&bytes));
+    assert_eq!((meta.entry_count, meta.tombstone_count, meta.key_bytes), (400, 1, 400 * 12));
+    assert_eq!(meta.value_bytes, entries.iter().map(|entry| entry.2.len() as u64).sum());
+    assert_eq!((&*meta.smallest, &*meta.largest), (&b"user00000000"[..], &b"user00001197"[..]));
+    assert_eq!((meta.sequence_min, meta.sequence_max), (SequenceNumber(1), SequenceNumber(400)));
+    assert_eq!((meta.write_time_min_ms, meta.write_time_max_ms), (1000, 2000));
+    assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (u64::MAX, u64::MAX));
+}
+
+#[test]
+fn versions_of_one_key_may_span_many_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = vec![put(b"a", 5000, b"first"), put(b"kk", 4, b"last")];
+    entries.extend((1..1000).map(|sequence| put(b"k", sequence, &sequence.to_le_bytes())));
+    let entries = sorted(entries);
+    for compression in COMPRESSIONS {
+        let meta = write(dir.path(), options(compression), &entries);
+        for mode in MODES {
+            let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+            assert!(reader.block_count() > 10);
+            let mut cursor = reader.cursor(Access::Random);
+            for sequence in [0, 1, 2, 500, 777, 998, 999, 1000] {
+                check_get(&entries, &reader, b"k", Trailer::visible_at(SequenceNumber(sequence)));
+                check_seeks(
+                    &entries,
+                    &mut cursor,
+                    b"k",
+                    Trailer::visible_at(SequenceNumber(sequence)),
+                );
+            }
+            check_seeks(&entries, &mut cursor, b"k", Trailer::OLDEST);
+        }
+    }
+}
+
+#[test]
+fn longest_keys_empty_keys_and_large_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let longest = vec![b'z'; crate::key::KEY_LEN_MAX];
+    let entries = vec![
+        put(b"", 1, b""),
+        put(b"m", 2, &vec![3; 3 << 20]),
+        put(&longest, 3, b"end"),
+        put(&longest, 2, b""),
+    ];
+    for compression in COMPRESSIONS {
+        let meta = write(dir.path(), options(compression), &entries);
+        for mode in MODES {
+            let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+            for (key, trailer, _) in &entries {
+                check_get(&entries, &reader, key, *trailer);
+            }
+            for access in [Access::Random, Access::Sequential] {
+                check_cursor(&entries, &mut reader.cursor(access));
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "strictly ordered")]
+fn entries_out_of_order_are_a_bug_of_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), options(Compression::None), &[put(b"b", 1, b""), put(b"a", 2, b"")]);
+}
+
+#[test]
+#[should_panic(expected = "strictly ordered")]
+fn repeated_entries_are_a_bug_of_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), options(Compression::None), &[put(b"b", 1, b""), put(b"b", 1, b"")]);
+}
+
+#[test]
+fn an_abandoned_table_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = TableWriter::create(&StdFs, dir.path(), options(Compression::None)).unwrap();
+    writer.add(b"a", Trailer(1), b"").unwrap();
+    writer.abandon(&StdFs).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn statistics_count_what_was_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = write(dir.path(), options(Compression::Zstd), &numbered());
+    let reader = open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap();
+    let mut stats = ReadStats::default();
+    let mut ask = |key: &[u8]| {
+        reader.get(key, &KeyProbe::new(key_hash(key)), Trailer::NEWEST, &mut stats).unwrap()
+    };
+    assert!(ask(b"user00000003").is_some());
+    assert!(ask(b"user00000006").is_some());
+    for n in 0..399 {
+        assert!(ask(format!("user{:08}", n * 3 + 1).as_bytes()).is_none());
+    }
+    assert_eq!(stats.filter_checks, 401);
+    assert_eq!(stats.filter_useful + stats.filter_false_positives, 399);
+    assert_eq!(stats.blocks_read, 2 + stats.filter_false_positives);
+    assert_eq!(stats.cache_hits + stats.cache_misses, stats.blocks_read);
+    assert!(stats.cache_hits >= 1 && stats.filter_useful > 380);
+}
+
+/// Everything that can be asked of a small table, or the first error.
+fn everything(
+    dir: &Path,
+    meta: &TableMeta,
+    ctx: &ReadContext,
+    keys: &[Entry],
+) -> Result<Vec<Entry>> {
+    let reader = open(dir, meta, ctx)?;
+    let mut seen = Vec::new();
+    for (key, trailer, _) in keys {
+        let (found, value) =
+            get(&reader, key, *trailer)?.expect("a stored key is found or an error says why not");
+        seen.push((key.clone(), found, value.to_vec()));
+    }
+    let mut cursor = reader.cursor(Access::Sequential);
+    cursor.seek_to_first()?;
+    while cursor.valid() {
+        seen.push((cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
+        cursor.next()?;
+    }
+    Ok(seen)
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_every_truncation_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.table");
+    let entries: Vec<Entry> = numbered().into_iter().take(40).collect();
+    for compression in COMPRESSIONS {
+        let meta = write(dir.path(), options(compression), &entries);
+        let good = std::fs::read(&path).unwrap();
+        let expected = everything(dir.path(), &meta, &context(ReadMode::Mmap), &entries).unwrap();
+        for place in 0..good.len() {
+            let mut bad = good.clone();
+            bad[place] ^= 1 << (place % 8);
+            std::fs::write(&path, &bad).unwrap();
+            let errors = MODES.map(|mode| {
+                let error = everything(dir.path(), &meta, &context(mode), &entries).unwrap_err();
+                assert!(
+                    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported),
+                    "{place}: {error}"
+                );
+                assert!(error.path() == Some(&path) && error.to_string().contains("000007.table"));
+                (error.kind(), error.to_string())
+            });
+            assert_eq!(errors[0], errors[1], "both modes say the same of byte {place}");
+        }
+        for len in 0..good.len() {
+            std::fs::write(&path, &good[..len]).unwrap();
+            let error =
+                everything(dir.path(), &meta, &context(ReadMode::Mmap), &entries).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption);
+        }
+        std::fs::write(&path, &good).unwrap();
+        assert_eq!(
+            everything(dir.path(), &meta, &context(ReadMode::Pread), &entries).unwrap(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn damage_after_the_first_touch_is_found_when_asked_to_look_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.table");
+    let meta = write(dir.path(), options(Compression::None), &numbered());
+    let reader = open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap();
+    let always = ReadContext { verify: Verify::Always, ..context(ReadMode::Mmap) };
+    let strict = open(dir.path(), &meta, &always).unwrap();
+    for reader in [&reader, &strict] {
+        assert!(get(reader, b"user00000003", Trailer::NEWEST).unwrap().is_some());
+    }
+    // In place, so that the mapping sees it.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_at(&file, b"X", 200).unwrap();
+    assert_eq!(
+        get(&strict, b"user00000003", Trailer::NEWEST).unwrap_err().kind(),
+        ErrorKind::Corruption
+    );
+    assert!(get(&reader, b"user00000003", Trailer::NEWEST).is_ok());
+    // A long scan, such as a compaction, never trusts an earlier look.
+    assert_eq!(reader.cursor(Access::Sequential).seek_to_first().unwrap_err().offset(), Some(20));
+    reader.clear_verified();
+    let error = get(&reader, b"user00000003", Trailer::NEWEST).unwrap_err();
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(20)));
+}
+
+#[test]
+fn a_cursor_returns_its_error_and_starts_afresh() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.table");
+    let entries = numbered();
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    for (mode, access) in
+        MODES.into_iter().flat_map(|mode| [(mode, Access::Random), (mode, Access::Sequential)])
+    {
+        let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+        let mut cursor = reader.cursor(access);
+        cursor.seek_to_first().unwrap();
+        let mut read = 0;
+        let error = loop {
+            assert!(cursor.valid(), "an error is never taken for the end");
+            read += 1;
+            if let Err(error) = cursor.next() {
+                break error;
+            }
+        };
+        assert!(!cursor.valid() && read > 10 && read < entries.len());
+        assert_eq!(error.kind(), ErrorKind::Corruption);
+        cursor.seek_to_last().unwrap();
+        check_at(&cursor, entries.last());
+    }
+}
+
+#[test]
+fn newer_formats_and_other_tables_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.table");
+    let meta = write(dir.path(), options(Compression::None), &numbered());
+    let good = std::fs::read(&path).unwrap();
+    for place in [8, good.len() - 12] {
+        let mut newer = good.clone();
+        newer[place] = 9;
+        std::fs::write(&path, newer).unwrap();
+        let error = open(dir.path(), &meta, &context(ReadMode::Pread)).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("format 9"), "{error}");
+    }
+    let other = TableMeta { number: FileNumber(8), ..meta.clone() };
+    std::fs::write(dir.path().join("000008.table"), &good).unwrap();
+    let error = open(dir.path(), &other, &context(ReadMode::Pread)).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("this is table 000007"), "{error}");
+    std::fs::write(&path, &good).unwrap();
+    let wrong = TableMeta { entry_count: 3, ..meta };
+    let error = open(dir.path(), &wrong, &context(ReadMode::Mmap)).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("disagree"), "{error}");
+}
