@@ -1,0 +1,386 @@
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::cursor::Cursor;
+use crate::key::{KEY_LEN_MAX, ValueKind, key_hash};
+
+type Model = BTreeMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
+type Found = (Vec<u8>, Trailer, Vec<u8>);
+
+const CAPACITY_BYTES: u64 = 1 << 16;
+
+fn put(sequence: u64) -> Trailer {
+    Trailer::new(SequenceNumber(sequence), ValueKind::Put)
+}
+
+fn insert(memtable: &MemTable, key: &[u8], trailer: Trailer, value: &[u8]) {
+    memtable.insert(key, trailer, value, key_hash(key));
+}
+
+fn get(memtable: &Arc<MemTable>, key: &[u8], bound: Trailer) -> Option<(Trailer, Vec<u8>)> {
+    let (trailer, value) = memtable.get(key, key_hash(key), bound)?;
+    Some((trailer, value.to_vec()))
+}
+
+fn walk(memtable: &Arc<MemTable>) -> Vec<Found> {
+    let mut cursor = memtable.cursor();
+    cursor.seek_to_first().unwrap();
+    let mut entries = Vec::new();
+    while cursor.valid() {
+        entries.push((cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
+        cursor.next().unwrap();
+    }
+    entries
+}
+
+fn entry_of(((key, Reverse(trailer)), value): (&(Vec<u8>, Reverse<u64>), &Vec<u8>)) -> Found {
+    (key.clone(), Trailer(*trailer), value.clone())
+}
+
+/// Few distinct keys, with empty ones, zero bytes, shared heads of eight bytes and more, and long
+/// ones.
+fn any_key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(0u8..3, 0..4),
+        vec(prop_oneof![Just(0u8), Just(0xff)], 6..11),
+        vec(b'0'..b'3', 1..4).prop_map(|tail| [b"user00000".as_slice(), &tail].concat()),
+        (0u8..4).prop_map(|b| [vec![b'l'; 260], vec![b]].concat()),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Move {
+    First,
+    Last,
+    Seek(Vec<u8>, Trailer),
+    SeekForPrev(Vec<u8>, Trailer),
+    Next,
+    Prev,
+}
+
+fn any_move() -> impl Strategy<Value = Move> {
+    let bound = || (0u64..80).prop_map(|s| Trailer::visible_at(SequenceNumber(s)));
+    prop_oneof![
+        1 => Just(Move::First),
+        1 => Just(Move::Last),
+        2 => (any_key(), bound()).prop_map(|(k, t)| Move::Seek(k, t)),
+        2 => (any_key(), bound()).prop_map(|(k, t)| Move::SeekForPrev(k, t)),
+        6 => Just(Move::Next),
+        6 => Just(Move::Prev),
+    ]
+}
+
+/// Where `a_move` leads in `model` from `place`; a step from nowhere leads nowhere.
+fn model_move(model: &Model, place: Option<Found>, a_move: &Move) -> Option<Found> {
+    let here = place.map(|(key, trailer, _)| (key, Reverse(trailer.0)));
+    match a_move {
+        Move::First => model.first_key_value(),
+        Move::Last => model.last_key_value(),
+        Move::Seek(key, trailer) => model.range((key.clone(), Reverse(trailer.0))..).next(),
+        Move::SeekForPrev(key, trailer) => {
+            model.range(..=(key.clone(), Reverse(trailer.0))).next_back()
+        }
+        Move::Next => model.range((Bound::Excluded(here?), Bound::Unbounded)).next(),
+        Move::Prev => model.range(..here?).next_back(),
+    }
+    .map(entry_of)
+}
+
+proptest! {
+    #[test]
+    fn behaves_as_an_ordered_map(
+        writes in vec((any_key(), any::<bool>(), vec(any::<u8>(), 0..200)), 0..70),
+        hint in proptest::option::of((any_key(), any_key())),
+        gets in vec((any_key(), 0u64..80), 0..40),
+        moves in vec(any_move(), 0..60),
+    ) {
+        let hint = hint.map(|(min, max)| PrefixHint::between(&min, &max));
+        let memtable = MemTable::new(CAPACITY_BYTES, hint.as_ref());
+        let mut model = Model::new();
+        for (sequence, (key, is_tombstone, value)) in writes.iter().enumerate() {
+            let kind = if *is_tombstone { ValueKind::Delete } else { ValueKind::Put };
+            let trailer = Trailer::new(SequenceNumber(sequence as u64), kind);
+            insert(&memtable, key, trailer, value);
+            model.insert((key.clone(), Reverse(trailer.0)), value.clone());
+        }
+
+        prop_assert_eq!(walk(&memtable), model.iter().map(entry_of).collect::<Vec<_>>());
+        let newest_of_all = writes.iter().map(|(key, ..)| (key, 99));
+        let gets = gets.iter().map(|(key, sequence)| (key, *sequence)).chain(newest_of_all);
+        for (key, sequence) in gets {
+            let bound = Trailer::visible_at(SequenceNumber(sequence));
+            let expected = model
+                .range((key.clone(), Reverse(bound.0))..)
+                .next()
+                .filter(|((found, _), _)| found == key)
+                .map(|((_, Reverse(trailer)), value)| (Trailer(*trailer), value.clone()));
+            prop_assert_eq!(get(&memtable, key, bound), expected);
+        }
+
+        let mut cursor = memtable.cursor();
+        let mut place = None;
+        for a_move in &moves {
+            match a_move {
+                Move::Next | Move::Prev if !cursor.valid() => continue,
+                Move::First => cursor.seek_to_first().unwrap(),
+                Move::Last => cursor.seek_to_last().unwrap(),
+                Move::Seek(key, trailer) => cursor.seek(key, *trailer).unwrap(),
+                Move::SeekForPrev(key, trailer) => cursor.seek_for_prev(key, *trailer).unwrap(),
+                Move::Next => cursor.next().unwrap(),
+                Move::Prev => cursor.prev().unwrap(),
+            }
+            place = model_move(&model, place, a_move);
+            let found = cursor
+                .valid()
+                .then(|| (cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
+            prop_assert_eq!(&found, &place, "after {:?}", a_move);
+        }
+    }
+
+    #[test]
+    fn the_next_hint_follows_the_keys_and_orders_them(keys in vec(any_key(), 0..40)) {
+        let first = MemTable::new(CAPACITY_BYTES, None);
+        for (sequence, key) in keys.iter().enumerate() {
+            insert(&first, key, put(sequence as u64), b"");
+        }
+        let second = MemTable::new(CAPACITY_BYTES, Some(&first.prefix_hint()));
+        for (sequence, key) in keys.iter().enumerate().rev() {
+            insert(&second, key, put(sequence as u64), b"");
+        }
+        prop_assert_eq!(walk(&first), walk(&second));
+    }
+}
+
+#[test]
+fn the_hint_is_kept_until_there_are_keys_to_judge_by() {
+    let hint = PrefixHint::between(b"abcdef", b"abcxyz");
+    let memtable = MemTable::new(CAPACITY_BYTES, Some(&hint));
+    assert_eq!(memtable.prefix_hint(), hint);
+    (0..100).for_each(|sequence| insert(&memtable, b"one key", put(sequence), b""));
+    assert_eq!(memtable.prefix_hint(), hint, "one key says nothing of the others");
+    insert(&memtable, b"one kite", put(100), b"");
+    assert_eq!(memtable.prefix_hint(), PrefixHint::between(b"one key", b"one kite"));
+}
+
+#[test]
+fn keys_the_hint_did_not_expect_are_found() {
+    let hint = PrefixHint::between(b"user00000001", b"user00000999");
+    let memtable = MemTable::new(CAPACITY_BYTES, Some(&hint));
+    let keys: [&[u8]; 10] = [
+        b"",
+        b"\0",
+        b"u",
+        b"usee99999999",
+        b"user",
+        b"user0000000",
+        b"user00000500",
+        b"user0001",
+        b"v",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ];
+    for (sequence, key) in keys.iter().rev().enumerate() {
+        insert(&memtable, key, put(sequence as u64), key);
+    }
+    for key in keys {
+        assert_eq!(get(&memtable, key, Trailer::NEWEST).unwrap().1, key);
+    }
+    assert_eq!(walk(&memtable).iter().map(|e| &*e.0).collect::<Vec<_>>(), keys);
+}
+
+#[test]
+fn extreme_keys_and_values_are_kept_whole() {
+    let memtable = MemTable::new(CAPACITY_BYTES, None);
+    let huge = (0..3_000_000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>();
+    let long_key = vec![0xab; KEY_LEN_MAX];
+    let entries: [(&[u8], &[u8]); 6] = [
+        (b"", b""),
+        (b"\0", b"zero"),
+        (b"\0\0", &huge),
+        (b"k", b"\0"),
+        (&long_key[..KEY_LEN_MAX - 1], &huge[1..]),
+        (&long_key, b""),
+    ];
+    for (sequence, (key, value)) in entries.iter().enumerate() {
+        insert(&memtable, key, put(sequence as u64), value);
+    }
+    for (key, value) in entries {
+        assert!(get(&memtable, key, Trailer::NEWEST).unwrap().1 == value);
+    }
+    let walked = walk(&memtable);
+    assert!(walked.iter().map(|(k, _, v)| (&**k, &**v)).eq(entries));
+}
+
+#[test]
+fn the_bound_chooses_the_version() {
+    let memtable = MemTable::new(CAPACITY_BYTES, None);
+    for sequence in [30, 10, 20] {
+        insert(&memtable, b"k", put(sequence), sequence.to_string().as_bytes());
+    }
+    let seen_at = |sequence| {
+        get(&memtable, b"k", Trailer::visible_at(SequenceNumber(sequence))).map(|found| found.0)
+    };
+    assert_eq!(seen_at(9), None);
+    assert_eq!(seen_at(10), Some(put(10)));
+    assert_eq!(seen_at(29), Some(put(20)));
+    assert_eq!(seen_at(31), Some(put(30)));
+    assert_eq!(get(&memtable, b"k\0", Trailer::NEWEST), None);
+}
+
+#[test]
+fn every_byte_is_accounted_for() {
+    let memtable = MemTable::new(CAPACITY_BYTES, None);
+    let filter_bytes = CAPACITY_BYTES / 64;
+    assert_eq!(memtable.bytes(), filter_bytes);
+    assert!(memtable.is_empty());
+    assert_eq!(memtable.sequence_range(), None);
+    assert_eq!(memtable.write_time_range_ms(), None);
+    assert_eq!(memtable.key_range(), None);
+
+    insert(&memtable, b"0123456789abcdef", put(7), &[1; 100]);
+    assert_eq!(memtable.bytes(), filter_bytes + 54 + (8 + 1 + 16 + 1 + 100));
+    insert(&memtable, b"b", Trailer::new(SequenceNumber(5), ValueKind::Delete), b"");
+    assert_eq!(memtable.bytes(), filter_bytes + 2 * 54 + 126 + (8 + 1 + 1 + 1));
+    assert_eq!((memtable.key_bytes(), memtable.value_bytes()), (17, 100));
+    assert_eq!((memtable.entry_count(), memtable.tombstone_count()), (2, 1));
+    assert_eq!(memtable.sequence_range(), Some((SequenceNumber(5), SequenceNumber(7))));
+    assert_eq!(memtable.key_range(), Some((b"0123456789abcdef".as_slice(), b"b".as_slice())));
+    memtable.note_write_time(40);
+    memtable.note_write_time(30);
+    assert_eq!(memtable.write_time_range_ms(), Some((30, 40)));
+
+    for sequence in 8..2000u64 {
+        let value = vec![
+            2;
+            sequence as usize * 37 % 900
+                + usize::from(sequence.is_multiple_of(400)) * 70_000
+        ];
+        insert(&memtable, &sequence.to_be_bytes(), put(sequence), &value);
+    }
+    let nodes_bytes = memtable.entry_count() * 54;
+    let arena_bytes = memtable.arena.handed_out_bytes() as u64;
+    assert_eq!(memtable.bytes(), filter_bytes + nodes_bytes + arena_bytes);
+}
+
+#[test]
+fn values_and_cursors_outlive_their_memtable_handle() {
+    let memtable = MemTable::new(CAPACITY_BYTES, None);
+    insert(&memtable, b"a", put(1), b"first");
+    insert(&memtable, b"b", put(2), b"second");
+    let (_, first) = memtable.get(b"a", key_hash(b"a"), Trailer::NEWEST).unwrap();
+    let mut cursor = memtable.cursor();
+    cursor.seek(b"b", Trailer::NEWEST).unwrap();
+    let second = cursor.pin_value();
+    let alive = Arc::downgrade(&memtable);
+    drop(memtable);
+    cursor.prev().unwrap();
+    assert_eq!(cursor.key(), b"a");
+    let cursor = std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                cursor.next().unwrap();
+                cursor
+            })
+            .join()
+            .unwrap()
+    });
+    assert_eq!(cursor.value(), b"second");
+    drop(cursor);
+    assert_eq!((&*first, &*second.clone()), (b"first".as_slice(), b"second".as_slice()));
+    drop(first);
+    assert!(alive.upgrade().is_some());
+    drop(second);
+    assert!(alive.upgrade().is_none());
+}
+
+#[test]
+#[should_panic(expected = "is there already")]
+#[cfg(debug_assertions)]
+fn an_entry_is_inserted_once() {
+    let memtable = MemTable::new(CAPACITY_BYTES, None);
+    insert(&memtable, b"k", put(1), b"v");
+    insert(&memtable, b"k", put(1), b"w");
+}
+
+const WRITERS: u64 = 4;
+const WRITES_EACH: u64 = 4000;
+
+/// Entry `index` of `writer`: scattered over the key space, every key written by all writers.
+fn stress_entry(writer: u64, index: u64) -> (Vec<u8>, Trailer, Vec<u8>) {
+    let scattered = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    let key = format!("key{scattered:08}").into_bytes();
+    let sequence = index * WRITERS + writer;
+    let value = vec![sequence as u8; (sequence % 300) as usize];
+    (key, put(sequence), value)
+}
+
+#[test]
+fn concurrent_readers_see_every_published_entry_and_none_is_lost() {
+    let hint = PrefixHint::between(b"key00000000", b"key00009999");
+    let memtable = MemTable::new(4 << 20, Some(&hint));
+    let published: Vec<AtomicU64> = (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (memtable, published) = (&memtable, &published[writer as usize]);
+                scope.spawn(move || {
+                    for index in 0..WRITES_EACH {
+                        let (key, trailer, value) = stress_entry(writer, index);
+                        insert(memtable, &key, trailer, &value);
+                        published.store(index + 1, Ordering::Release);
+                    }
+                })
+            })
+            .collect();
+        for reader in 0..2u64 {
+            let (memtable, published, done) = (&memtable, &published, &done);
+            scope.spawn(move || {
+                let mut state = reader + 1;
+                let mut round = 0u64;
+                while !done.load(Ordering::Relaxed) {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let writer = (state >> 33) % WRITERS;
+                    let count = published[writer as usize].load(Ordering::Acquire);
+                    if count > 0 {
+                        // Half the time the newest one, the most likely to be missed.
+                        let index =
+                            if round.is_multiple_of(2) { count - 1 } else { (state >> 40) % count };
+                        let (key, trailer, value) = stress_entry(writer, index);
+                        assert_eq!(get(memtable, &key, trailer), Some((trailer, value)));
+                    }
+                    if round.is_multiple_of(256) {
+                        check_walk(memtable, published);
+                    }
+                    round += 1;
+                }
+            });
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+
+    let mut expected: Vec<_> = (0..WRITERS)
+        .flat_map(|writer| (0..WRITES_EACH).map(move |index| stress_entry(writer, index)))
+        .collect();
+    expected.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    assert!(walk(&memtable) == expected);
+    assert_eq!(memtable.entry_count(), WRITERS * WRITES_EACH);
+    let nodes_bytes = memtable.entry_count() * NODE_BYTES;
+    let arena_bytes = memtable.arena.handed_out_bytes() as u64;
+    assert_eq!(memtable.bytes(), memtable.filter.bytes() + nodes_bytes + arena_bytes);
+}
+
+/// A walk during inserts is in order and meets at least what was published before it began.
+fn check_walk(memtable: &Arc<MemTable>, published: &[AtomicU64]) {
+    let least: u64 = published.iter().map(|count| count.load(Ordering::Acquire)).sum();
+    let walked = walk(memtable);
+    assert!(walked.is_sorted_by(|a, b| (&a.0, Reverse(a.1)) < (&b.0, Reverse(b.1))));
+    assert!(walked.len() as u64 >= least);
+}
