@@ -20,14 +20,14 @@ pub mod sim_fs;
 pub mod std_fs;
 
 pub use mapping::Mapping;
-pub use sim_fs::SimFs;
+pub use sim_fs::{Persist, Repeat, SimCounters, SimFs, SyncKind};
 pub use std_fs::StdFs;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How a mapping or a file will be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,3 +134,15 @@ pub trait ReadFile: Send + Sync + fmt::Debug {
 
 /// A held lock; dropping it releases.
 pub trait FileLock: Send + Sync + fmt::Debug {}
+
+fn not_a_directory(dir: &Path) -> Error {
+    Error::new(ErrorKind::InvalidArgument, "not a directory")
+        .at(dir)
+        .advise("name the directory of a database, not a file")
+}
+
+fn locked_elsewhere(path: &Path) -> Error {
+    Error::new(ErrorKind::Locked, "the database is open elsewhere")
+        .at(path)
+        .advise("close the other handle or process first")
+}

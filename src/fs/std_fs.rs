@@ -14,8 +14,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::fs::{Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile};
+use crate::fs::{locked_elsewhere, not_a_directory};
 
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
 /// large page-cache folios, and one small store would later write a whole folio.
@@ -152,18 +153,10 @@ impl FileSystem for StdFs {
         };
         match locked {
             Ok(()) => Ok(Some(Box::new(StdFileLock { _file: file }))),
-            Err(TryLockError::WouldBlock) => Err(Error::new(ErrorKind::Locked, "the database is open elsewhere")
-                .at(path)
-                .advise("close the other handle or process first")),
+            Err(TryLockError::WouldBlock) => Err(locked_elsewhere(path)),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
     }
-}
-
-fn not_a_directory(dir: &Path) -> Error {
-    Error::new(ErrorKind::InvalidArgument, "not a directory")
-        .at(dir)
-        .advise("name the directory of a database, not a file")
 }
 
 /// Allocates blocks for the first `bytes` of `file` and sets its length.
@@ -311,6 +304,7 @@ impl FileLock for StdFileLock {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn append_read_map_and_recycle() {
