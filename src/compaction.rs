@@ -15,11 +15,14 @@
 
 pub(crate) mod job;
 pub(crate) mod leveled;
+mod outputs;
+pub(crate) mod planned;
 pub(crate) mod retention;
 
 use std::collections::HashSet;
 use std::fmt;
 
+use crate::error::Result;
 use crate::key::{FileNumber, SequenceNumber};
 use crate::options::KeyspaceOptions;
 use crate::version::{RunId, Version};
@@ -79,6 +82,13 @@ impl TreeView<'_> {
             output.level == level && *output.smallest <= *largest && *smallest <= *output.largest
         };
         level > 0 && self.busy_outputs.iter().any(meets)
+    }
+
+    /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies
+    /// in age between an input that it meets and the outputs, and the outputs meet nothing in their
+    /// run. Every plan is checked before it runs; tests of strategies may do so themselves.
+    pub fn check_plan(&self, plan: &CompactionPlan) -> Result<()> {
+        planned::check_plan(self, plan)
     }
 }
 
