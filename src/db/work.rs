@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::compaction::CompactionPlan;
+use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::error::Error;
 use crate::key::{FileNumber, KeyspaceId};
 use crate::version::Version;
@@ -22,7 +22,7 @@ use crate::version::Version;
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     pub(crate) tables: HashSet<FileNumber>,
-    pub(crate) outputs: Vec<(usize, Box<[u8]>, Box<[u8]>)>,
+    pub(crate) outputs: Vec<BusyOutput>,
     pub(crate) running_count: usize,
     /// Manual compactions that keep the automatic ones out.
     pub(crate) paused_count: usize,
@@ -210,7 +210,7 @@ impl WorkState {
 }
 
 /// The level and the closed key range that `plan` writes. `version` is the one it was picked from.
-fn output_range(plan: &CompactionPlan, version: &Version) -> (usize, Box<[u8]>, Box<[u8]>) {
+fn output_range(plan: &CompactionPlan, version: &Version) -> BusyOutput {
     let mut range: Option<(&[u8], &[u8])> = None;
     for number in plan.inputs.iter().flat_map(|input| &input.tables) {
         let Some((_, _, table)) = version.find_table(*number) else { continue };
@@ -218,5 +218,5 @@ fn output_range(plan: &CompactionPlan, version: &Version) -> (usize, Box<[u8]>, 
         range = Some(range.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
     }
     let (low, high) = range.unwrap_or_default();
-    (plan.output_level, low.into(), high.into())
+    BusyOutput { level: plan.output_level, smallest: low.into(), largest: high.into() }
 }
