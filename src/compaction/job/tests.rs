@@ -427,7 +427,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let flush = prop::collection::vec((0..40u8, prop::bool::weighted(0.7)), 1..60);
+    let flush = prop::collection::vec((0..200u8, prop::bool::weighted(0.7)), 1..60);
     let step = prop_oneof![
         5 => flush.prop_map(Step::Flush),
         2 => Just(Step::Snapshot),
@@ -456,10 +456,12 @@ proptest! {
     fn every_snapshot_reads_the_same_through_flushes_and_compactions(
         steps in steps(),
         l0_runs in 1..5usize,
-        table_bytes in 4_096..12_000u64,
+        table_bytes in 200..2000u64,
     ) {
+        // So small that the tree grows several levels.
         let leveled = Leveled { l0_runs, base_bytes: 64 << 10, fanout: 3 };
-        live(steps, &leveled, KeyspaceOptions { table_bytes, ..small() });
+        let options = KeyspaceOptions { table_bytes, memtable_bytes: 400, ..small() };
+        live(steps, &leveled, options);
     }
 }
 
@@ -480,7 +482,7 @@ fn live(steps: Vec<Step>, leveled: &Leveled, options: KeyspaceOptions) {
                     .into_iter()
                     .map(|(key, is_put)| {
                         visible += 1;
-                        write_one(&mut model, &format!("key{key:02}"), visible, is_put)
+                        write_one(&mut model, &format!("key{key:03}"), visible, is_put)
                     })
                     .collect();
                 let snapshots: Vec<_> = held.iter().copied().chain([sequence(visible)]).collect();
