@@ -1,1 +1,276 @@
-//! stub
+//! Write batches: operations that are applied together or not at all.
+//!
+//! A batch is kept encoded from the start, in the form in which the write-ahead log stores it, so that committing it
+//! copies bytes and encodes nothing. The log's record carries the number of operations and the first sequence number;
+//! the operations take consecutive sequence numbers in their order.
+//!
+//! # Format (the payload of a WAL record of kind *batch*)
+//! ```text
+//! batch     := operation*
+//! operation := keyspace:varint  kind:u8  key_len:varint  key  value?
+//! value     := value_len:varint  value          for every kind but delete
+//! ```
+//! `docs/format/batch.md` says the same byte by byte. Kinds are those of [`ValueKind`].
+//!
+//! This file does not know which keyspaces exist, nor what a sequence number is for.
+
+use crate::coding::{Decoder, put_slice, put_varint};
+use crate::error::{Error, Result};
+use crate::key::{KEY_LEN_MAX, KeyspaceId, VALUE_LEN_MAX, ValueKind};
+
+/// Operations that are written atomically, over any keyspaces of one database.
+///
+/// Later operations win over earlier ones on the same key. A key or value that is too long is reported by the write,
+/// and then nothing of the batch is written.
+///
+/// ```
+/// let mut batch = esker::WriteBatch::new();
+/// batch.put("apple", "red").put("banana", "yellow").delete("cherry");
+/// assert_eq!(batch.len(), 3);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    payload: Vec<u8>,
+    count: u32,
+    user_bytes: u64,
+    /// The first thing that was wrong; the write returns it.
+    error: Option<Error>,
+    /// The database whose keyspace handles were used, if any.
+    origin: Option<u64>,
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        WriteBatch::default()
+    }
+
+    /// Adds a put into the keyspace `default`.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.add(KeyspaceId::default(), ValueKind::Put, key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Adds a delete in the keyspace `default`.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.add(KeyspaceId::default(), ValueKind::Delete, key.as_ref(), b"");
+        self
+    }
+
+    /// The number of operations.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there are no operations.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The encoded length in bytes; what the log will hold of it.
+    pub fn bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Removes all operations and keeps the memory.
+    pub fn clear(&mut self) {
+        self.payload.clear();
+        self.count = 0;
+        self.user_bytes = 0;
+        self.error = None;
+        self.origin = None;
+    }
+
+    /// Adds an operation.
+    pub(crate) fn add(&mut self, keyspace: KeyspaceId, kind: ValueKind, key: &[u8], value: &[u8]) {
+        if let Err(error) = check_lengths(key, value) {
+            self.error.get_or_insert(error);
+            return;
+        }
+        if self.count == u32::MAX {
+            self.error.get_or_insert(Error::invalid("a batch holds at most 4294967295 operations"));
+            return;
+        }
+        put_varint(&mut self.payload, u64::from(keyspace.0));
+        self.payload.push(kind as u8);
+        put_slice(&mut self.payload, key);
+        if kind != ValueKind::Delete {
+            put_slice(&mut self.payload, value);
+        }
+        self.count += 1;
+        self.user_bytes += (key.len() + value.len()) as u64;
+    }
+
+    /// Notes that a handle of database `origin` was used; handles of two databases in one batch are an error.
+    pub(crate) fn note_origin(&mut self, origin: u64) {
+        if *self.origin.get_or_insert(origin) != origin {
+            self.error.get_or_insert(foreign_keyspace());
+        }
+    }
+
+    /// The first thing that was wrong with the batch for database `origin`, if any.
+    pub(crate) fn check(&self, origin: u64) -> Result<()> {
+        match (&self.error, self.origin) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(other)) if other != origin => Err(foreign_keyspace()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The encoded operations.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The number of operations.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of keys and values that the user gave.
+    pub(crate) fn user_bytes(&self) -> u64 {
+        self.user_bytes
+    }
+}
+
+fn foreign_keyspace() -> Error {
+    Error::invalid("the batch names a keyspace of another database")
+        .advise("use the handles of the database that the batch is written to")
+}
+
+/// Refuses a key or value that no format could hold.
+pub(crate) fn check_lengths(key: &[u8], value: &[u8]) -> Result<()> {
+    if key.len() > KEY_LEN_MAX {
+        return Err(Error::invalid(format!(
+            "key of {} bytes is longer than {KEY_LEN_MAX} bytes",
+            key.len()
+        ))
+        .advise("store a hash of the key, or put the rest into the value"));
+    }
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Error::invalid(format!(
+            "value of {} bytes is longer than {VALUE_LEN_MAX} bytes",
+            value.len()
+        ))
+        .advise("split the value over several keys"));
+    }
+    Ok(())
+}
+
+/// One operation of an encoded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operation<'a> {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) kind: ValueKind,
+    pub(crate) key: &'a [u8],
+    /// Empty for a delete.
+    pub(crate) value: &'a [u8],
+}
+
+/// The operations of an encoded batch, in order. Ends after the first error.
+pub(crate) fn operations(payload: &[u8]) -> Operations<'_> {
+    Operations { rest: Decoder::new(payload) }
+}
+
+/// See [`operations`].
+#[derive(Clone, Debug)]
+pub(crate) struct Operations<'a> {
+    rest: Decoder<'a>,
+}
+
+impl<'a> Iterator for Operations<'a> {
+    /// `None` inside: the bytes are not a batch.
+    type Item = Result<Operation<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let decoded = decode_operation(&mut self.rest);
+        if decoded.is_err() {
+            self.rest = Decoder::new(&[]);
+        }
+        Some(decoded)
+    }
+}
+
+#[inline]
+fn decode_operation<'a>(rest: &mut Decoder<'a>) -> Result<Operation<'a>> {
+    let malformed = |_| {
+        Error::new(
+            crate::error::ErrorKind::Corruption,
+            "malformed batch: an operation is cut short",
+        )
+    };
+    let keyspace = KeyspaceId(rest.varint32().map_err(malformed)?);
+    let kind = ValueKind::from_byte(rest.u8().map_err(malformed)?)?;
+    let key = rest.slice().map_err(malformed)?;
+    let value =
+        if kind == ValueKind::Delete { &[][..] } else { rest.slice().map_err(malformed)? };
+    if key.len() > KEY_LEN_MAX {
+        return Err(Error::new(
+            crate::error::ErrorKind::Corruption,
+            "malformed batch: a key is too long",
+        ));
+    }
+    Ok(Operation { keyspace, kind, key, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use proptest::prelude::*;
+
+    fn decode(payload: &[u8]) -> Result<Vec<(u32, ValueKind, Vec<u8>, Vec<u8>)>> {
+        operations(payload)
+            .map(|op| op.map(|op| (op.keyspace.0, op.kind, op.key.to_vec(), op.value.to_vec())))
+            .collect()
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mut batch = WriteBatch::new();
+        batch.put("k", "value").delete("");
+        batch.add(KeyspaceId(300), ValueKind::Put, b"a", b"");
+        assert_eq!(batch.payload(), b"\x00\x01\x01k\x05value\x00\x00\x00\xac\x02\x01\x01a\x00");
+        assert_eq!((batch.count(), batch.user_bytes()), (3, 7));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(ops: Vec<(u32, bool, Vec<u8>, Vec<u8>)>) {
+            let mut batch = WriteBatch::new();
+            let mut expected = Vec::new();
+            for (keyspace, delete, key, value) in ops {
+                let (kind, value) =
+                    if delete { (ValueKind::Delete, Vec::new()) } else { (ValueKind::Put, value) };
+                batch.add(KeyspaceId(keyspace), kind, &key, &value);
+                expected.push((keyspace, kind, key, value));
+            }
+            prop_assert_eq!(decode(batch.payload()).unwrap(), expected);
+            for cut in 0..batch.payload().len() {
+                // A prefix is a shorter batch or an error, never a panic.
+                let _ = decode(&batch.payload()[..cut]);
+            }
+        }
+
+        #[test]
+        fn decoding_is_total(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn too_long_keys_and_foreign_handles_are_reported_by_check() {
+        let mut batch = WriteBatch::new();
+        batch.put(vec![0; KEY_LEN_MAX + 1], "v");
+        assert_eq!(batch.check(1).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        batch.clear();
+        batch.put(vec![0; KEY_LEN_MAX], "v");
+        batch.check(1).unwrap();
+        batch.note_origin(2);
+        assert!(batch.check(1).is_err());
+    }
+}

@@ -1,8 +1,9 @@
 //! Blocks: sorted entries in columns, searched where they lie.
 //!
-//! A block holds entries (user key, trailer, value) ordered by [`compare_entries`](crate::key::compare_entries).
-//! Nothing is stored twice: what all keys begin with stands once, the next bytes of each key stand in a column
-//! that the binary search reads, and the heap holds only what is left of each key, and its value.
+//! A block holds entries (user key, trailer, value) ordered by
+//! [`compare_entries`](crate::key::compare_entries). Nothing is stored twice: what all keys begin
+//! with stands once, the next bytes of each key stand in a column that the binary search reads, and
+//! the heap holds only what is left of each key, and its value.
 //!
 //! # Format
 //! Little-endian, except the heads, whose bytes are key bytes in key order.
@@ -18,7 +19,7 @@
 //! | `count * H` | heads: the first `H` bytes of each suffix, zero-padded |
 //! | `count * T` | trailers: `(trailer - base) >> S` |
 //! | `count * O` | ends: where each entry's part of the heap ends |
-//! | the rest | heap: per entry `[varint suffix_len unless uniform] [suffix after its first H bytes] [value]` |
+//! | the rest | heap: per entry `[varint suffix_len] [suffix past its head] [value]` |
 //!
 //! | `flags` bits | meaning |
 //! |---|---|
@@ -26,35 +27,35 @@
 //! | 2..=4 | `T` = 0, 1, 2, 4, 8; 0 when all trailers are equal |
 //! | 5 | `S` = 8 instead of 0: all kinds are equal and stand in `base` |
 //! | 6..=7 | `O` = 0, 2, 4, 8; 0 when all entries take the same part of the heap |
-//! | 8 | all suffixes are `suffix_len` long |
+//! | 8 | all suffixes are `suffix_len` long; the heap does not say it |
 //! | 9..=15 | 0; anything else is a newer format |
 //!
 //! # Order of heads
-//! A padded head orders as its suffix does or ties. On a tie, compare what follows the head, then the suffix
-//! lengths. Proof: let heads of `a` and `b` be equal. If both are at least `H` long, their first `H` bytes agree and the
-//! rest decides. If `a` is shorter than `H`, the bytes of `b` up to `H` are `a` and then zeros, so the shorter of the two
-//! is a prefix of the other, or (`b` longer than `H`) `a` is a prefix of `b`: nothing follows the head of `a`, which is a
-//! prefix of whatever follows that of `b`; if that is nothing too, the lengths decide.
+//! A padded head orders as its suffix does or ties. On a tie, compare what follows the head, then
+//! the suffix lengths. Proof: let heads of `a` and `b` be equal. If both are at least `H` long,
+//! their first `H` bytes agree and the rest decides. If `a` is shorter than `H`, the bytes of `b`
+//! up to `H` are `a` and then zeros, so the shorter of the two is a prefix of the other, or (`b`
+//! longer than `H`) `a` is a prefix of `b`: nothing follows the head of `a`, which is a prefix of
+//! whatever follows that of `b`; if that is nothing too, the lengths decide.
 //!
 //! # Trust
-//! [`BlockLayout::parse`] checks once that the columns fit; it costs a few nanoseconds and runs at each lookup. What
-//! an entry says of itself (its end, its suffix length) is checked at each access. Any bytes give answers or errors,
-//! never a panic. Whether the entries are in order is not checked here; see `TableReader::verify_all`.
+//! [`BlockLayout::parse`] checks once that the columns fit; it costs a few nanoseconds and runs at
+//! each lookup. What an entry says of itself (its end, its suffix length) is checked at each
+//! access. Any bytes give answers or errors, never a panic. Whether the entries are in order is not
+//! checked here; see `TableReader::verify_all`.
 //!
 //! This file knows nothing of files, checksums and compression.
 
 pub(crate) mod builder;
+pub(crate) mod bytes;
 pub(crate) mod cursor;
 
 use std::cmp::Ordering;
-use std::fmt;
 use std::hint::select_unpredictable;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
 
 use crate::coding::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::Mapping;
 use crate::key::{KEY_LEN_MAX, Trailer, key_prefix};
 
 const HEADER_LEN: usize = 18;
@@ -65,7 +66,8 @@ const FLAG_TRAILERS_SHIFTED: u16 = 1 << 5;
 const FLAG_SUFFIX_UNIFORM: u16 = 1 << 8;
 const FLAGS_KNOWN: u16 = (1 << 9) - 1;
 
-/// Where the parts of a block lie. Kept beside the bytes by whoever owns them, so that nothing borrows itself.
+/// Where the parts of a block lie. Kept beside the bytes by whoever owns them, so that nothing
+/// borrows itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockLayout {
     count: usize,
@@ -191,14 +193,12 @@ impl<'a> Block<'a> {
     /// The head of entry `index` as the first bytes of a zero-padded 8-byte big-endian integer.
     #[inline]
     fn head(&self, index: usize) -> u64 {
-        let width = self.layout.head_width;
-        let at = index * width;
-        let heads = &self.heads()[at..at + width];
-        match *heads {
-            [a] => u64::from(a) << 56,
-            [a, b] => u64::from(u16::from_be_bytes([a, b])) << 48,
-            [a, b, c, d] => u64::from(u32::from_be_bytes([a, b, c, d])) << 32,
-            _ => key_prefix(heads),
+        let heads = self.heads();
+        match self.layout.head_width {
+            1 => u64::from(heads[index]) << 56,
+            2 => u64::from(u16::from_be_bytes(element(heads, index))) << 48,
+            4 => u64::from(u32::from_be_bytes(element(heads, index))) << 32,
+            _ => u64::from_be_bytes(element(heads, index)),
         }
     }
 
@@ -232,17 +232,16 @@ impl<'a> Block<'a> {
         }
         let (start, end) = (start as usize, end as usize);
         let mut entry = &heap[start..end];
-        let suffix_len = match layout.suffix_len {
-            Some(len) => len,
-            None => {
-                let mut decoder = Decoder::new(entry);
-                let len = decoder.varint().map_err(|_| damaged("entry without a key length"))?;
-                entry = decoder.rest();
-                if len > (KEY_LEN_MAX - layout.common_len) as u64 {
-                    return Err(damaged("key is longer than any key may be"));
-                }
-                len as usize
+        let suffix_len = if let Some(len) = layout.suffix_len {
+            len
+        } else {
+            let mut decoder = Decoder::new(entry);
+            let len = decoder.varint().map_err(|_| damaged("entry without a key length"))?;
+            entry = decoder.rest();
+            if len > (KEY_LEN_MAX - layout.common_len) as u64 {
+                return Err(damaged("key is longer than any key may be"));
             }
+            len as usize
         };
         let tail_len = suffix_len.saturating_sub(layout.head_width);
         let Some((tail, value)) = entry.split_at_checked(tail_len) else {
@@ -295,8 +294,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Among the entries from `first` on whose heads are `head`, the first at or after the target (what follows the
-    /// head, the suffix length, the trailer), or the entry after them all.
+    /// Among the entries from `first` on whose heads are `head`, the first at or after the target
+    /// (what follows the head, the suffix length, the trailer), or the entry after them all.
     fn bound_among_equal_heads(
         &self,
         first: usize,
@@ -336,7 +335,8 @@ impl<'a> Block<'a> {
         Ok((low, self.compare(low, target)?.1))
     }
 
-    /// Whether entry `index`, whose head is the target's, stands before the target, and whether it has its key.
+    /// Whether entry `index`, whose head is the target's, stands before the target, and whether it
+    /// has its key.
     #[inline]
     fn compare(&self, index: usize, target: (&[u8], usize, Trailer)) -> Result<(bool, KeyOrder)> {
         let (tail, suffix_len, trailer) = target;
@@ -379,38 +379,42 @@ enum KeyOrder {
     Other,
 }
 
-/// The first of the `W`-byte elements of `column` that is not `before`; the count of elements if all are.
+/// The first of the `W`-byte elements of `column` that is not `before`; the count of elements if
+/// all are.
 ///
-/// The number of steps depends only on the count, and the choice in each compiles to a conditional move: on random
-/// targets a branch here would be mispredicted half of the time.
+/// The number of steps depends only on the count, and the choice in each compiles to a conditional
+/// move: on random targets a branch here would be mispredicted half of the time.
 #[inline]
 fn bound<const W: usize>(column: &[u8], before: impl Fn(&[u8; W]) -> bool) -> usize {
     let (elements, _) = column.as_chunks::<W>();
-    let mut rest = elements;
     let mut base = 0;
-    while rest.len() > 1 {
-        let half = rest.len() / 2;
-        let (left, right) = rest.split_at(half);
-        // `left` is not empty, since `half` is at least 1.
-        let skip = before(&left[half - 1]);
+    let mut len = elements.len();
+    while len > 1 {
+        let half = len / 2;
+        // Written with an index, not by halving a slice: the choice between two slices becomes a
+        // branch.
+        let skip = before(&elements[base + half - 1]);
         base += select_unpredictable(skip, half, 0);
-        // The right part is as long as the left one or one longer; taking its length always keeps the steps fixed.
-        rest = select_unpredictable(skip, right, &rest[..right.len()]);
+        len -= half;
     }
-    base + usize::from(rest.first().is_some_and(before))
+    base + usize::from(elements.get(base).is_some_and(before))
 }
 
-/// Element `index` of a column of little-endian integers. The column is long enough: parsing made sure.
+/// Element `index` of a column of `W`-byte elements. The column is long enough: parsing made sure.
+#[inline]
+fn element<const W: usize>(column: &[u8], index: usize) -> [u8; W] {
+    column.as_chunks().0[index]
+}
+
+/// Element `index` of a column of little-endian integers `width` bytes long.
 #[inline]
 fn integer(column: &[u8], width: usize, index: usize) -> u64 {
-    let at = index * width;
-    match column[at..at + width] {
-        [] => 0,
-        [a] => u64::from(a),
-        [a, b] => u64::from(u16::from_le_bytes([a, b])),
-        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
-        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        _ => unreachable!("widths of columns are 0, 1, 2, 4 and 8"),
+    match width {
+        0 => 0,
+        1 => u64::from(column[index]),
+        2 => u64::from(u16::from_le_bytes(element(column, index))),
+        4 => u64::from(u32::from_le_bytes(element(column, index))),
+        _ => u64::from_le_bytes(element(column, index)),
     }
 }
 
@@ -423,88 +427,6 @@ fn damaged(what: &str) -> Error {
 fn unsupported(flags: u16) -> Error {
     Error::new(ErrorKind::Unsupported, format!("unknown block flags {flags:#06x}"))
         .advise("open the database with the esker version that wrote it, or a newer one")
-}
-
-/// Bytes of a block or of a part of it, kept alive by what they lie in: a mapped table or an allocation.
-#[derive(Clone)]
-pub(crate) struct BlockBytes {
-    owner: Owner,
-    start: usize,
-    len: usize,
-}
-
-#[derive(Clone)]
-enum Owner {
-    Mapping(Arc<Mapping>),
-    Heap(Arc<[u8]>),
-}
-
-impl BlockBytes {
-    /// `range` of a mapping. The range must lie in it.
-    #[inline]
-    pub(crate) fn mapped(map: Arc<Mapping>, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= map.len(), "block outside its mapping");
-        BlockBytes { owner: Owner::Mapping(map), start: range.start, len: range.len() }
-    }
-
-    /// `range` of an allocation. The range must lie in it.
-    #[inline]
-    pub(crate) fn heap(bytes: Arc<[u8]>, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= bytes.len(),
-            "block outside its allocation"
-        );
-        BlockBytes { owner: Owner::Heap(bytes), start: range.start, len: range.len() }
-    }
-
-    /// `range` of these bytes. The range must lie in them.
-    #[inline]
-    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len, "slice outside its block");
-        BlockBytes { owner: self.owner.clone(), start: self.start + range.start, len: range.len() }
-    }
-}
-
-impl Default for BlockBytes {
-    fn default() -> Self {
-        BlockBytes { owner: Owner::Heap(Arc::default()), start: 0, len: 0 }
-    }
-}
-
-impl Deref for BlockBytes {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        let all: &[u8] = match &self.owner {
-            Owner::Mapping(map) => map,
-            Owner::Heap(bytes) => bytes,
-        };
-        &all[self.start..self.start + self.len]
-    }
-}
-
-impl fmt::Debug for BlockBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let owner = match self.owner {
-            Owner::Mapping(_) => "mapped",
-            Owner::Heap(_) => "heap",
-        };
-        write!(f, "BlockBytes({owner}, {} bytes)", self.len)
-    }
-}
-
-/// A value that keeps its block.
-#[derive(Clone, Debug)]
-pub(crate) struct PinnedValue(pub(crate) BlockBytes);
-
-impl Deref for PinnedValue {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 #[cfg(test)]

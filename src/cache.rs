@@ -1,8 +1,9 @@
 //! The block cache: decompressed or privately read blocks, bounded by bytes.
 //!
-//! A block is named by its file and its offset. File numbers are never reused, so an entry never goes stale; blocks
-//! of removed tables leave as others push them out. Only verified bytes are inserted. The replacement policy
-//! (S3-FIFO, `quick_cache`) has no background work; a hit takes a shared lock of one shard.
+//! A block is named by its file and its offset. File numbers are never reused, so an entry never
+//! goes stale; blocks of removed tables leave as others push them out. Only verified bytes are
+//! inserted. The replacement policy (S3-FIFO, `quick_cache`) has no background work; a hit takes a
+//! shared lock of one shard.
 //!
 //! This file knows nothing of what the bytes mean.
 
@@ -96,7 +97,8 @@ impl Hasher for IntegerMixer {
 
     #[inline]
     fn write_u64(&mut self, value: u64) {
-        // Folding the 128-bit product with a random odd constant spreads every input bit over the result.
+        // Folding the 128-bit product with a random odd constant spreads every input bit over the
+        // result.
         let product = u128::from(self.0.rotate_left(23) ^ value ^ 0x9e37_79b9_7f4a_7c15)
             * 0xd6e8_feb8_6659_fd93;
         self.0 = (product >> 64) as u64 ^ product as u64;

@@ -158,6 +158,9 @@ mod tests {
     #[test]
     fn overlong_varint_is_refused() {
         assert_eq!(Decoder::new(&[0xff; 11]).varint(), Err(Truncated));
-        assert_eq!(Decoder::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]).varint(), Err(Truncated));
+        assert_eq!(
+            Decoder::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]).varint(),
+            Err(Truncated)
+        );
     }
 }

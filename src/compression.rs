@@ -2,13 +2,13 @@
 //!
 //! # Stored form
 //! `varint uncompressed_len, compressed bytes`. Which method it is stands outside, as one byte (see
-//! [`method_byte`]). A block that would not become at least an eighth smaller is stored as it is: decompressing it
-//! would cost more than the bytes saved.
+//! [`method_byte`]). A block that would not become at least an eighth smaller is stored as it is:
+//! decompressing it would cost more than the bytes saved.
 //!
 //! # Bounds
-//! A decoder allocates the uncompressed length before it decodes. That length is therefore refused when the method
-//! could not have reached it from the bytes at hand: Snappy makes at most 64 bytes out of 2, Zstandard at most a
-//! block of 128 KiB out of 4.
+//! A decoder allocates the uncompressed length before it decodes. That length is therefore refused
+//! when the method could not have reached it from the bytes at hand: Snappy makes at most 64 bytes
+//! out of 2, Zstandard at most a block of 128 KiB out of 4.
 //!
 //! This file knows nothing of blocks, files or checksums.
 
@@ -18,7 +18,8 @@ use crate::coding::{Decoder, put_varint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Compression;
 
-/// Zstandard's level: higher ones cost a third more time for no better ratio on blocks of a few KiB.
+/// Zstandard's level: higher ones cost a third more time for no better ratio on blocks of a few
+/// KiB.
 const ZSTD_LEVEL: i32 = 1;
 const SNAP_EXPANSION_MAX: usize = 32;
 const ZSTD_EXPANSION_MAX: usize = (128 << 10) / 4;
@@ -61,7 +62,8 @@ fn unknown_method(byte: u8) -> Error {
         .advise("open the database with the esker version that wrote it, or a newer one")
 }
 
-/// Appends `payload` compressed to `out`. `false` if that would not save an eighth; then `out` is as before.
+/// Appends `payload` compressed to `out`. `false` if that would not save an eighth; then `out` is
+/// as before.
 pub(crate) fn compress(compression: Compression, payload: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
     let stored_len_max = payload.len() - payload.len() / 8;
@@ -80,7 +82,8 @@ pub(crate) fn compress(compression: Compression, payload: &[u8], out: &mut Vec<u
             out.truncate(body + len);
             true
         }
-        // A method that cannot compress the bytes (too long, no memory for its context) is no reason to fail.
+        // A method that cannot compress the bytes (too long, no memory for its context) is no
+        // reason to fail.
         _ => {
             out.truncate(start);
             false
@@ -105,14 +108,15 @@ impl Contexts {
         if self.zstd_compressor.is_none() {
             self.zstd_compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
-        // A destination of the largest useful length makes the method give up early on what it cannot compress.
+        // A destination of the largest useful length makes the method give up early on what it
+        // cannot compress.
         out.resize(body + len_max, 0);
         self.zstd_compressor.as_mut()?.compress_to_buffer(payload, &mut out[body..]).ok()
     }
 }
 
-/// Splits stored bytes into the uncompressed length, checked against what the method can reach, and the body for
-/// [`decompress`].
+/// Splits stored bytes into the uncompressed length, checked against what the method can reach, and
+/// the body for [`decompress`].
 pub(crate) fn split_compressed(compression: Compression, stored: &[u8]) -> Result<(usize, &[u8])> {
     let mut decoder = Decoder::new(stored);
     let declared = decoder.varint().map_err(|_| damaged("compressed block without a length"))?;
@@ -209,6 +213,22 @@ mod tests {
                 split_compressed(compression, &stored).unwrap_err().kind(),
                 ErrorKind::Corruption
             );
+        }
+    }
+
+    /// What the first esker stored must stay readable, whatever later versions of the libraries
+    /// write.
+    #[test]
+    fn old_bytes_stay_readable() {
+        let payload = b"sediment ".repeat(8);
+        let snap: &[u8] = b"\x48\x48\x20sediment \xfa\x09\x00";
+        let zstd: &[u8] =
+            b"\x48\x28\xb5\x2f\xfd\x20\x48\x7d\x00\x00\x48sediment \x01\x00\xa4\x54\x8e";
+        for (compression, stored) in [(Compression::Snap, snap), (Compression::Zstd, zstd)] {
+            let (len, body) = split_compressed(compression, stored).unwrap();
+            let mut read = vec![0; len];
+            decompress(compression, body, &mut read).unwrap();
+            assert_eq!(read, payload);
         }
     }
 

@@ -1,1 +1,350 @@
-//! stub
+//! The database: the public handles, and below them the write path, the read path, background work and recovery.
+//!
+//! [`Db`] only delegates: the write path is one file (`db/write.rs`), and so is the read path (`db/read.rs`).
+
+pub(crate) mod counters;
+pub(crate) mod snapshots;
+pub(crate) mod commit;
+pub(crate) mod throttle;
+pub(crate) mod work;
+pub(crate) mod state;
+pub(crate) mod install;
+pub(crate) mod check;
+pub(crate) mod flush_job;
+pub(crate) mod compact_job;
+pub(crate) mod background;
+pub(crate) mod visible;
+pub(crate) mod iter;
+pub(crate) mod manual;
+pub(crate) mod close;
+pub(crate) mod handle;
+pub(crate) mod write;
+pub(crate) mod read;
+pub(crate) mod metrics;
+pub(crate) mod keyspace;
+pub(crate) mod keyspaces;
+pub(crate) mod snapshot;
+pub(crate) mod recovery;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeBounds;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::batch::WriteBatch;
+use crate::clock::{Clock, SystemClock};
+use crate::compaction::CompactionStrategy;
+use crate::db::check::VerifyReport;
+use crate::db::handle::Handle;
+use crate::db::iter::{Cursor, Iter};
+use crate::db::keyspace::Keyspace;
+use crate::db::metrics::Metrics;
+use crate::db::recovery::OpenRequest;
+use crate::db::snapshot::Snapshot;
+use crate::error::Result;
+use crate::fs::{FileSystem, StdFs};
+use crate::options::{DbOptions, KeyspaceOptions, WriteOptions};
+use crate::spawn::{Spawn, StdSpawn};
+use crate::value::Value;
+
+/// An open database. Cheap to clone and to send between threads; dropping the last handle closes it.
+///
+/// The methods that read and write keys work on the keyspace `default`.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let db = esker::Db::open(dir.path())?;
+/// db.put("apple", "red")?;
+/// assert_eq!(db.get("apple")?.as_deref(), Some(&b"red"[..]));
+/// for item in db.range("a".."b") {
+///     let (key, value) = item?;
+///     println!("{} is {}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value));
+/// }
+/// db.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Db {
+    handle: Arc<Handle>,
+    default: Keyspace,
+}
+
+impl Db {
+    /// Opens the database in `dir` with default options, and creates it if the directory is missing or empty.
+    ///
+    /// # Errors
+    /// `Locked` if it is open elsewhere; `Corruption` if a file is missing or damaged; `InvalidArgument` if `dir` holds
+    /// something else; `Unsupported` if a newer esker wrote it; `Io`.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Db> {
+        Db::builder().open(dir)
+    }
+
+    /// Opens a database with options and components of your choice.
+    pub fn builder() -> DbBuilder {
+        DbBuilder::default()
+    }
+
+    /// The database's directory.
+    pub fn path(&self) -> &Path {
+        &self.handle.inner.dir
+    }
+
+    /// Writes `value` under `key`, with the database's default durability ([`DbOptions::durability`]).
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the key or value is too long; nothing was written then. `Poisoned` after an earlier failure
+    /// of the log; `Io` if the log fails now: what became of this write is then unknown until the database is reopened.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.default.put(key, value)
+    }
+
+    /// Writes `value` under `key`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put_with("account", "100", &esker::WriteOptions::SYNC)?; // survives power loss from here on
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &WriteOptions,
+    ) -> Result<()> {
+        self.default.put_with(key, value, options)
+    }
+
+    /// Deletes `key`; it need not exist.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.default.delete(key)
+    }
+
+    /// Deletes `key`; it need not exist.
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<()> {
+        self.default.delete_with(key, options)
+    }
+
+    /// The value under `key`. Takes no lock and copies nothing.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.default.get(key)
+    }
+
+    /// Whether there is a value under `key`.
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.default.contains_key(key)
+    }
+
+    /// The values under `keys`, all as of one moment.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.default.multi_get(keys)
+    }
+
+    /// Applies `batch` atomically, with the database's default durability.
+    pub fn write(&self, batch: WriteBatch) -> Result<()> {
+        self.write_with(batch, &WriteOptions::default())
+    }
+
+    /// Applies `batch` atomically: all of it is readable after the call and after any crash, or nothing.
+    pub fn write_with(&self, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
+        write::write(&self.handle.inner, &batch, None, options)
+    }
+
+    /// All keys and values, in key order.
+    pub fn iter(&self) -> Iter {
+        self.default.iter()
+    }
+
+    /// The keys and values of a range of keys. An inverted range is empty.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter {
+        self.default.range(range)
+    }
+
+    /// The keys that begin with `prefix`, and their values.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
+        self.default.prefix(prefix)
+    }
+
+    /// A cursor that stands nowhere yet.
+    pub fn cursor(&self) -> Cursor {
+        self.default.cursor()
+    }
+
+    /// A snapshot of all keyspaces as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.default)
+    }
+
+    /// The keyspace `default`.
+    pub fn default_keyspace(&self) -> &Keyspace {
+        &self.default
+    }
+
+    /// Opens the keyspace called `name` with these options, and creates it if it is new. The options replace those it
+    /// had; its tables change shape as they are compacted.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if an option is out of range, the strategy is not registered, or the name is empty, longer than
+    /// 255 bytes, or has control characters.
+    pub fn keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        let core = keyspaces::open(&self.handle.inner, name, options)?;
+        Ok(Keyspace { handle: Arc::clone(&self.handle), core })
+    }
+
+    /// The keyspace called `name` with the options it has, if there is one.
+    pub fn open_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
+        self.handle.inner.check_open()?;
+        let core = self.handle.inner.keyspaces.load().by_name(name).cloned();
+        Ok(core.map(|core| Keyspace { handle: Arc::clone(&self.handle), core }))
+    }
+
+    /// The names of all keyspaces, in the order of their creation.
+    pub fn list_keyspaces(&self) -> Vec<String> {
+        self.handle.inner.keyspaces.load().in_order().iter().map(|core| core.name.clone()).collect()
+    }
+
+    /// Drops the keyspace called `name` and everything in it. Returns whether there was one. Durable when it returns.
+    /// Handles of it report errors from then on; iterators made before go on.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for the keyspace `default`, which every database has.
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        keyspaces::drop_keyspace(&self.handle.inner, name)
+    }
+
+    /// Writes what is in memory to tables, in all keyspaces, and waits for it.
+    pub fn flush(&self) -> Result<()> {
+        self.handle.inner.check_writable()?;
+        background::flush(&self.handle.inner, &self.handle.inner.keyspaces.load().in_order())
+    }
+
+    /// Makes every logged write before the call durable.
+    pub fn sync(&self) -> Result<()> {
+        write::sync(&self.handle.inner)
+    }
+
+    /// Merges a range of keys of the keyspace `default`: see [`Keyspace::compact_range`].
+    pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        self.default.compact_range(range)
+    }
+
+    /// Waits until no flush and no compaction is due or running.
+    pub fn wait_idle(&self) -> Result<()> {
+        self.handle.inner.check_writable()?;
+        background::wait_idle(&self.handle.inner)
+    }
+
+    /// What the engine did since it was opened, and what it holds.
+    pub fn metrics(&self) -> Metrics {
+        metrics::metrics(&self.handle.inner)
+    }
+
+    /// Reads every byte of every file and checks every claim that one makes of another. Slow: it reads everything.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        check::verify(&self.handle.inner)
+    }
+
+    /// Closes the database, for all handles, and reports what dropping would swallow. Waits for running jobs; cancels
+    /// compactions. Everything acknowledged as `Buffered` or better is durable when it returns.
+    pub fn close(self) -> Result<()> {
+        self.handle.close()
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// Opens a database with options (plain data) and components (objects) of your choice.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use esker::{Db, DbOptions, KeyspaceOptions};
+/// let db = Db::builder()
+///     .options(DbOptions { cache_bytes: 8 << 20, ..DbOptions::default() })
+///     .default_keyspace(KeyspaceOptions { memtable_bytes: 1 << 20, ..KeyspaceOptions::default() })
+///     .open(dir.path())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until open is called"]
+pub struct DbBuilder {
+    options: DbOptions,
+    default_keyspace: Option<KeyspaceOptions>,
+    fs: Arc<dyn FileSystem>,
+    clock: Arc<dyn Clock>,
+    spawner: Arc<dyn Spawn>,
+    strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+}
+
+impl Default for DbBuilder {
+    fn default() -> Self {
+        DbBuilder {
+            options: DbOptions::default(),
+            default_keyspace: None,
+            fs: Arc::new(StdFs),
+            clock: Arc::new(SystemClock::default()),
+            spawner: Arc::new(StdSpawn),
+            strategies: BTreeMap::new(),
+        }
+    }
+}
+
+impl DbBuilder {
+    /// The options of the database.
+    pub fn options(mut self, options: DbOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Options for the keyspace `default`. Not given: those it has.
+    pub fn default_keyspace(mut self, options: KeyspaceOptions) -> Self {
+        self.default_keyspace = Some(options);
+        self
+    }
+
+    /// The file system to use. Default: the operating system's.
+    pub fn file_system(mut self, fs: Arc<dyn FileSystem>) -> Self {
+        self.fs = fs;
+        self
+    }
+
+    /// The clock to use. Default: the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How background threads are started. Default: as plain threads.
+    pub fn spawner(mut self, spawner: Arc<dyn Spawn>) -> Self {
+        self.spawner = spawner;
+        self
+    }
+
+    /// Registers a compaction strategy of your own; keyspaces choose it by its name with
+    /// [`Compaction::Named`](crate::Compaction::Named).
+    pub fn strategy(mut self, strategy: Arc<dyn CompactionStrategy>) -> Self {
+        self.strategies.insert(strategy.name().to_owned(), strategy);
+        self
+    }
+
+    /// Opens the database in `dir`. See [`Db::open`] for errors.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
+        let request = OpenRequest {
+            dir: dir.as_ref().to_path_buf(),
+            options: self.options,
+            default_keyspace: self.default_keyspace,
+            fs: self.fs,
+            clock: self.clock,
+            spawner: self.spawner,
+            strategies: self.strategies,
+        };
+        let handle = recovery::open(&request)?;
+        let core = Arc::clone(&handle.inner.default_keyspace);
+        let default = Keyspace { handle: Arc::clone(&handle), core };
+        Ok(Db { handle, default })
+    }
+}

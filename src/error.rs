@@ -89,10 +89,18 @@ impl Error {
         let advice = match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => "free some space, then reopen the database",
             Some(libc::EFBIG) => "raise the file size limit (ulimit -f), then reopen the database",
-            Some(libc::EACCES | libc::EPERM) => "check the permissions of the file and its directory",
-            Some(libc::EROFS) => "the file system is read-only: remount it, or open the database read-only",
-            Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n), or lower open_tables_max",
-            Some(libc::ENOENT) => "check the path; if the file belongs to the database, restore it from a copy",
+            Some(libc::EACCES | libc::EPERM) => {
+                "check the permissions of the file and its directory"
+            }
+            Some(libc::EROFS) => {
+                "the file system is read-only: remount it, or open the database read-only"
+            }
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "raise the limit of open files (ulimit -n), or lower open_tables_max"
+            }
+            Some(libc::ENOENT) => {
+                "check the path; if the file belongs to the database, restore it from a copy"
+            }
             Some(libc::ENOTDIR) => "a part of the path is not a directory: check the path",
             _ => "check the device and the system log, then reopen the database",
         };
@@ -104,10 +112,9 @@ impl Error {
 
     /// Stored bytes at `offset` of `path` are wrong in the way `what` says.
     pub fn corruption(path: &Path, offset: u64, what: impl Into<String>) -> Self {
-        Error::new(ErrorKind::Corruption, what)
-            .at(path)
-            .at_offset(offset)
-            .advise("restore the file from a copy, or salvage the readable part into a new database")
+        Error::new(ErrorKind::Corruption, what).at(path).at_offset(offset).advise(
+            "restore the file from a copy, or salvage the readable part into a new database",
+        )
     }
 
     /// The caller passed something that cannot be done.
@@ -204,9 +211,13 @@ mod tests {
 
     #[test]
     fn display_names_what_where_and_what_to_do() {
-        let error = Error::corruption(Path::new("/db/000007.table"), 4096, "block checksum mismatch");
+        let error =
+            Error::corruption(Path::new("/db/000007.table"), 4096, "block checksum mismatch");
         let text = error.to_string();
-        assert!(text.starts_with("block checksum mismatch: /db/000007.table (offset 4096): restore"), "{text}");
+        assert!(
+            text.starts_with("block checksum mismatch: /db/000007.table (offset 4096): restore"),
+            "{text}"
+        );
         assert_eq!(error.kind(), ErrorKind::Corruption);
         assert_eq!(error.offset(), Some(4096));
     }

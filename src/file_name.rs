@@ -87,7 +87,16 @@ mod tests {
         ] {
             assert_eq!(FileKind::parse(&kind.file_name()), Some(kind));
         }
-        for foreign in ["", "7.table", "+00007.table", "000007.sst", ".DS_Store", "MANIFEST-", "LOCK ", "x.wal"] {
+        for foreign in [
+            "",
+            "7.table",
+            "+00007.table",
+            "000007.sst",
+            ".DS_Store",
+            "MANIFEST-",
+            "LOCK ",
+            "x.wal",
+        ] {
             assert_eq!(FileKind::parse(foreign), None, "{foreign}");
         }
     }

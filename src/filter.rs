@@ -1,18 +1,21 @@
 //! Bloom filters over key hashes: built by the `bloomfilter` crate, probed in place.
 //!
 //! # Stored form
-//! One type byte, then: type 0: nothing, every key may be there. Type 1: the crate's own form, a header of 45 bytes
-//! (`version u8 = 1, len_bytes u64, k u32, seed [u8; 32]`, little-endian) and `len_bytes` of bits.
+//! One type byte, then: type 0: nothing, every key may be there. Type 1: the crate's own form, a
+//! header of 45 bytes (`version u8 = 1, len_bytes u64, k u32, seed [u8; 32]`, little-endian) and
+//! `len_bytes` of bits.
 //!
 //! # Why not probe with the crate
-//! It would own a copy of the bits, compute two keyed hashes in each filter, and divide twice per bit. Here the
-//! pair of hashes is computed once per lookup ([`KeyProbe`]) and shared by all tables, the bits are read where
-//! they lie (a mapped file), and the remainder comes from a reciprocal. The answers are the crate's, bit for bit; a
-//! property test compares them.
+//! It would own a copy of the bits, compute two keyed hashes in each filter, and divide twice per
+//! bit. Here the pair of hashes is computed once per lookup ([`KeyProbe`]) and shared by all
+//! tables, the bits are read where they lie (a mapped file), and the remainder comes from a
+//! reciprocal. The answers are the crate's, bit for bit; a property test compares them.
 //!
 //! # Invariants
-//! * The seed is fixed: a stored filter with another seed cannot share the pair and is refused as unsupported.
-//! * The seed's halves differ. With equal halves both hashes would be one, and the false-positive rate quadruples.
+//! * The seed is fixed: a stored filter with another seed cannot share the pair and is refused as
+//!   unsupported.
+//! * The seed's halves differ. With equal halves both hashes would be one, and the false-positive
+//!   rate quadruples.
 //! * What is hashed is [`key_hash`](crate::key::key_hash) of a user key, not the key.
 
 use std::cell::OnceCell;
@@ -60,7 +63,8 @@ impl FilterBuilder {
         FilterBuilder { bits_per_key, hashes: Vec::new() }
     }
 
-    /// Adds a key by its hash. Versions of one key should be added once, since every call counts for the size.
+    /// Adds a key by its hash. Versions of one key should be added once, since every call counts
+    /// for the size.
     #[inline]
     pub(crate) fn add(&mut self, key_hash: u64) {
         if self.bits_per_key > 0.0 {
@@ -69,11 +73,13 @@ impl FilterBuilder {
     }
 
     /// About how long the stored filter will be.
+    #[expect(clippy::cast_sign_loss, reason = "neither factor is negative")]
     pub(crate) fn estimated_bytes(&self) -> usize {
         1 + (self.hashes.len() as f64 * f64::from(self.bits_per_key) / 8.0) as usize
     }
 
     /// Appends the stored filter to `out`.
+    #[expect(clippy::cast_sign_loss, reason = "neither factor is negative")]
     pub(crate) fn finish(self, out: &mut Vec<u8>) {
         if self.hashes.is_empty() {
             out.push(TYPE_NONE);
@@ -205,9 +211,10 @@ impl FilterLayout {
 
     /// `hash % bit_count`.
     ///
-    /// With `m = bit_count` and `r = floor((2^64 - 1) / m) = (2^64 - 1 - e) / m` for some `0 <= e < m`:
-    /// `hash * r / 2^64 = hash / m - hash * (1 + e) / (m * 2^64)`, and the subtracted term is below 1. So the
-    /// quotient taken is the true one or one less, the difference lies in `0..2m`, and one subtraction mends it.
+    /// With `m = bit_count` and `r = floor((2^64 - 1) / m) = (2^64 - 1 - e) / m` for some `0 <= e <
+    /// m`: `hash * r / 2^64 = hash / m - hash * (1 + e) / (m * 2^64)`, and the subtracted term is
+    /// below 1. So the quotient taken is the true one or one less, the difference lies in `0..2m`,
+    /// and one subtraction mends it.
     #[inline]
     fn remainder(&self, hash: u64) -> u64 {
         let quotient = ((u128::from(hash) * u128::from(self.reciprocal)) >> 64) as u64;
@@ -269,7 +276,8 @@ mod tests {
             let bit_count = bytes * 8;
             let reciprocal = u64::MAX / bit_count;
             let layout = FilterLayout { bits: 0..0, bit_count, reciprocal, hash_count: 1 };
-            for hash in [hash, u64::MAX, PRIME, bit_count, bit_count - 1, hash / bit_count * bit_count] {
+            let multiple = hash / bit_count * bit_count;
+            for hash in [hash, u64::MAX, PRIME, bit_count, bit_count - 1, multiple] {
                 prop_assert_eq!(layout.remainder(hash), hash % bit_count);
             }
         }

@@ -79,7 +79,19 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
 
     /// Renames the obsolete log file `from` to `to` and opens it for writing from its start. Its old bytes stay
     /// until overwritten. It must be `bytes` long; if it is not, that is an error.
-    fn recycle_log(&self, from: &Path, to: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>>;
+    fn recycle_log(
+        &self,
+        from: &Path,
+        to: &Path,
+        bytes: u64,
+        mapped: bool,
+    ) -> Result<Box<dyn LogFile>>;
+
+    /// Makes the bytes of an existing file durable, whoever wrote them.
+    fn sync_file(&self, path: &Path) -> Result<()>;
+
+    /// Cuts a file that nobody writes any more to its first `bytes`, and makes that durable.
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()>;
 
     /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;

@@ -72,8 +72,11 @@ impl ValueKind {
     /// The kind with the discriminant `byte`, if this version can read it.
     pub(crate) fn from_byte(byte: u8) -> Result<Self> {
         let reserved = |name: &str| {
-            Err(Error::new(ErrorKind::Unsupported, format!("value kind {byte} ({name}) is reserved"))
-                .advise("open the database with the esker version that wrote it, or a newer one"))
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("value kind {byte} ({name}) is reserved"),
+            )
+            .advise("open the database with the esker version that wrote it, or a newer one"))
         };
         match byte {
             0 => Ok(ValueKind::Delete),

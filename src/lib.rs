@@ -1,8 +1,50 @@
-//! esker: an embeddable LSM-tree storage engine.
+//! **esker**: an embeddable LSM-tree storage engine.
+//!
+//! A database is a directory. It maps byte strings to byte strings, in byte order, in named keyspaces; batches over
+//! keyspaces are atomic, snapshots see one moment, and every write is as durable as it asked to be.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use esker::{Db, WriteBatch, WriteOptions};
+//!
+//! let db = Db::open(dir.path())?;
+//! db.put("apple", "red")?; // handed to the operating system: survives the death of the process
+//! db.put_with("banana", "yellow", &WriteOptions::SYNC)?; // on the device: survives power loss
+//!
+//! let mut batch = WriteBatch::new();
+//! batch.put("cherry", "dark red").delete("apple");
+//! db.write(batch)?; // both or neither
+//!
+//! let before = db.snapshot();
+//! db.delete("banana")?;
+//! assert!(db.get("banana")?.is_none());
+//! assert!(before.contains_key("banana")?);
+//!
+//! for item in db.prefix("ch") {
+//!     let (key, value) = item?;
+//!     assert_eq!((&*key, &*value), (&b"cherry"[..], &b"dark red"[..]));
+//! }
+//! println!("{}", db.metrics()); // what it cost: write, read and space amplification
+//! db.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How it works
+//! A write is appended to a log and inserted into a memtable. Full memtables are flushed to tables: immutable, sorted,
+//! with a filter and an index. Tables form a tree of levels, which compaction keeps in shape in the background, by a
+//! strategy that can be chosen, or written, by the user ([`compaction::CompactionStrategy`]). A manifest logs the changes
+//! of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows both
+//! paths through the files; the modules below stand in the order of reading, which is the order of layers: a file uses
+//! only files above it, and a test holds them to it.
+//!
+//! # What is promised
+//! See `docs/guarantees.md`: what each [`Durability`] survives, that a crash leaves a prefix of the writes, that a read
+//! gives the right value or an error that says what is damaged, and what is *not* promised.
+//!
+//! # Errors
+//! [`Error`] has a [kind](ErrorKind) that says what the caller can do, and names the file, the offset and the advice.
+//! Damage on disk is an error, never a panic. A panic is a bug of esker.
 
-#![allow(dead_code, reason = "until the database is wired")]
-
-// The order is the order of reading and the order of layers: a file uses only files above it.
 pub mod error;
 pub(crate) mod coding;
 pub(crate) mod checksum;
@@ -29,4 +71,16 @@ pub mod compaction;
 pub(crate) mod flush;
 pub(crate) mod db;
 
+pub use batch::WriteBatch;
+pub use db::check::VerifyReport;
+pub use db::iter::{Cursor, Iter};
+pub use db::keyspace::Keyspace;
+pub use db::metrics::{KeyspaceMetrics, LevelMetrics, Metrics, StallMetrics};
+pub use db::snapshot::Snapshot;
+pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use options::{
+    Compaction, Compression, DbOptions, Durability, KeyspaceOptions, Leveled, ReadMode,
+    RecoveryMode, Stall, Verify, WalMode, WriteOptions,
+};
+pub use value::Value;

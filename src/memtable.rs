@@ -195,6 +195,11 @@ impl MemTable {
         self.counts.key_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of keys and values.
+    pub(crate) fn user_bytes(&self) -> u64 {
+        self.key_bytes() + self.value_bytes()
+    }
+
     /// The bytes of all values.
     pub(crate) fn value_bytes(&self) -> u64 {
         self.counts.value_bytes.load(Ordering::Relaxed)

@@ -104,7 +104,8 @@ pub struct WriteOptions {
 
 impl WriteOptions {
     /// Durable before the call returns.
-    pub const SYNC: WriteOptions = WriteOptions { durability: Some(Durability::Sync), stall: Stall::Wait };
+    pub const SYNC: WriteOptions =
+        WriteOptions { durability: Some(Durability::Sync), stall: Stall::Wait };
 
     /// The default with another durability.
     pub fn with_durability(durability: Durability) -> Self {
@@ -325,9 +326,12 @@ impl DbOptions {
             "read_mode" => self.read_mode = value.parse()?,
             "verify" => self.verify = value.parse()?,
             "scrub_interval_s" => self.scrub_interval_s = number(name, value)?,
-            "read_only" => self.read_only = value.parse().map_err(|_| bad(name, value, "true or false"))?,
+            "read_only" => {
+                self.read_only = value.parse().map_err(|_| bad(name, value, "true or false"))?
+            }
             "create_if_missing" => {
-                self.create_if_missing = value.parse().map_err(|_| bad(name, value, "true or false"))?;
+                self.create_if_missing =
+                    value.parse().map_err(|_| bad(name, value, "true or false"))?;
             }
             _ => return Ok(false),
         }
@@ -376,9 +380,12 @@ impl KeyspaceOptions {
             "memtables_max" => self.memtables_max = number(name, value)?,
             "block_bytes" => self.block_bytes = number(name, value)?,
             "table_bytes" => self.table_bytes = number(name, value)?,
-            "compression" => self.compression = value.split(',').map(str::parse).collect::<Result<_>>()?,
+            "compression" => {
+                self.compression = value.split(',').map(str::parse).collect::<Result<_>>()?
+            }
             "filter_bits" => {
-                self.filter_bits = value.split(',').map(|bits| number(name, bits)).collect::<Result<_>>()?;
+                self.filter_bits =
+                    value.split(',').map(|bits| number(name, bits)).collect::<Result<_>>()?;
             }
             "compaction" => self.compaction = Compaction::from_name(value),
             "l0_runs" => self.leveled(name)?.l0_runs = number(name, value)?,
@@ -505,9 +512,23 @@ mod tests {
 
     #[test]
     fn every_database_option_is_settable_and_unknown_ones_are_not() {
-        let samples = ["sync", "1", "1", "99", "999999999999", "65536", "write", "absolute", "5", "pread", "always", "9"];
+        let samples = [
+            "sync",
+            "1",
+            "1",
+            "99",
+            "999999999999",
+            "65536",
+            "write",
+            "absolute",
+            "5",
+            "pread",
+            "always",
+            "9",
+        ];
         let mut options = DbOptions::default();
-        for (name, sample) in DbOptions::NAMES.iter().zip(samples.iter().chain(&["true", "false"])) {
+        for (name, sample) in DbOptions::NAMES.iter().zip(samples.iter().chain(&["true", "false"]))
+        {
             assert!(options.set(name, sample).unwrap(), "{name}");
         }
         assert!(options.read_only && !options.create_if_missing);
@@ -524,7 +545,8 @@ mod tests {
 
     #[test]
     fn lists_by_level_repeat_their_last_entry() {
-        let options = KeyspaceOptions { filter_bits: vec![14.0, 8.0], ..KeyspaceOptions::default() };
+        let options =
+            KeyspaceOptions { filter_bits: vec![14.0, 8.0], ..KeyspaceOptions::default() };
         assert_eq!([0, 1, 5].map(|level| options.filter_bits_at(level)), [14.0, 8.0, 8.0]);
     }
 }

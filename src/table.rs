@@ -1,12 +1,14 @@
 //! Tables: immutable sorted files of entries, `NNNNNN.table`.
 //!
-//! [`TableMeta`] is what the manifest knows of a table, so that open reads no table. [`Table`] is a table of a tree:
-//! its metadata, and its open reader once somebody needed it. The byte format, the reader and the writer stand in the
-//! submodules.
+//! [`TableMeta`] is what the manifest knows of a table, so that open reads no table. [`Table`] is a
+//! table of a tree: its metadata, and its open reader once somebody needed it. The byte format, the
+//! reader and the writer stand in the submodules.
 
 pub(crate) mod cursor;
 pub(crate) mod format;
+mod open;
 pub(crate) mod reader;
+mod verify;
 pub(crate) mod writer;
 
 use std::fmt;
@@ -64,7 +66,8 @@ impl TableMeta {
     }
 }
 
-/// A table of a tree. Versions share it by `Arc`; its file is needed as long as any version holds it.
+/// A table of a tree. Versions share it by `Arc`; its file is needed as long as any version holds
+/// it.
 pub struct Table {
     meta: TableMeta,
     /// The open reader; filled and emptied by the table cache.
@@ -89,8 +92,8 @@ impl Table {
         &self.slot
     }
 
-    /// Marks the table as no longer part of the tree: `on_last_drop` is called when the last version that holds it
-    /// is gone. Only the first call counts.
+    /// Marks the table as no longer part of the tree: `on_last_drop` is called when the last
+    /// version that holds it is gone. Only the first call counts.
     pub(crate) fn set_obsolete(&self, on_last_drop: Arc<dyn Fn(FileNumber) + Send + Sync>) {
         let _ = self.on_last_drop.set(on_last_drop);
     }
@@ -109,7 +112,7 @@ impl fmt::Debug for Table {
         f.debug_struct("Table")
             .field("meta", &self.meta)
             .field("open", &self.slot.load().is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

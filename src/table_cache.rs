@@ -1,15 +1,17 @@
-//! The table cache: opens tables when they are first needed and closes idle ones when too many are open.
+//! The table cache: opens tables when they are first needed and closes idle ones when too many are
+//! open.
 //!
-//! The open reader stands in the table itself ([`Table::slot`]), so a hit is one atomic load without a lock. The cache
-//! keeps only a queue of the tables it has opened, oldest first; when there are more than allowed, those at the
-//! front that nobody used since they were last looked at are closed (a clock). Closing takes the reader out of the
-//! slot; whoever still holds it keeps the file open until they let go.
+//! The open reader stands in the table itself ([`Table::slot`]), so a hit is one atomic load
+//! without a lock. The cache keeps only a queue of the tables it has opened, oldest first; when
+//! there are more than allowed, those at the front that nobody used since they were last looked at
+//! are closed (a clock). Closing takes the reader out of the slot; whoever still holds it keeps the
+//! file open until they let go.
 //!
 //! # Locks
-//! * `opening`: one lock of a few, by file number, held while a table is opened, so that it is opened once. I/O
-//!   happens under it; nothing else is locked inside but `queue`.
-//! * `queue`: leaf lock; no I/O under it, and no table is let go under it: the last holder of an obsolete table runs
-//!   its removal, which may come back here.
+//! * `opening`: one lock of a few, by file number, held while a table is opened, so that it is
+//!   opened once. I/O happens under it; nothing else is locked inside but `queue`.
+//! * `queue`: leaf lock; no I/O under it, and no table is let go under it: the last holder of an
+//!   obsolete table runs its removal, which may come back here.
 
 pub(crate) mod run_cursor;
 
@@ -110,7 +112,8 @@ impl TableCache {
 
     /// Notes an opened table and closes those that must go for it.
     fn enqueue(&self, table: &Arc<Table>) {
-        // Closing unmaps and closes files, and letting a table go may remove it: both outside the lock.
+        // Closing unmaps and closes files, and letting a table go may remove it: both outside the
+        // lock.
         let mut closed = Vec::new();
         let mut held = Vec::new();
         let mut queue = self.queue.lock();
@@ -163,6 +166,11 @@ impl TableCache {
         self.for_each_open(|reader| reader.clear_verified());
     }
 
+    /// Bytes in the block cache.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.ctx.cache.as_ref().map_or(0, |cache| cache.bytes())
+    }
+
     /// Tables opened so far.
     pub(crate) fn open_count(&self) -> u64 {
         self.open_count.load(Ordering::Relaxed)
@@ -174,7 +182,7 @@ impl fmt::Debug for TableCache {
         f.debug_struct("TableCache")
             .field("dir", &self.dir)
             .field("open", &self.queue.lock().len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -265,7 +273,7 @@ mod tests {
         let open = cache.open(&one).unwrap();
         cache.evict(FileNumber(1));
         assert!(one.slot().load().is_none() && open_numbers(&cache).is_empty());
-        std::fs::remove_file(dir.path().join("000001.table")).unwrap();
+        StdFs.remove(&dir.path().join("000001.table")).unwrap();
         let probe = KeyProbe::new(key_hash(b"key"));
         assert!(
             open.get(b"key", &probe, Trailer::NEWEST, &mut ReadStats::default()).unwrap().is_some()

@@ -9,8 +9,8 @@
 //! * Tables of a run are disjoint and ordered; no user key stands in two tables of a run.
 //! * Runs of a level are ordered by [`RunId`], newest (highest) first, and never empty.
 //! * A table is in the tree once.
-//! * For any key, everything in a level is newer than everything in the levels below, and everything
-//!   in a run newer than everything in the older runs of its level.
+//! * For any key, everything in a level is newer than everything in the levels below, and
+//!   everything in a run newer than everything in the older runs of its level.
 //!
 //! The last one is about keys, and metadata names only two keys of a table: its bounds. So it is
 //! checked where two tables share a bound. Overlap alone proves nothing: while a table lies in a

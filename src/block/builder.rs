@@ -1,8 +1,8 @@
 //! Building blocks: entries in, columns out.
 //!
-//! Entries are kept apart until the block is finished, because the widths of the columns depend on all of them. What
-//! the widths will be is known at every moment ([`Shape`]), so that a block is cut before it grows past its size and
-//! not after.
+//! Entries are kept apart until the block is finished, because the widths of the columns depend on
+//! all of them. What the widths will be is known at every moment ([`Shape`]), so that a block is
+//! cut before it grows past its size and not after.
 //!
 //! This file knows nothing of files, checksums and compression.
 
@@ -108,7 +108,8 @@ impl Shape {
         width_code(&TRAILER_WIDTHS, difference)
     }
 
-    /// The length of the heap: exact if no key is shorter than common bytes and head, else at most too large.
+    /// The length of the heap: exact if no key is shorter than common bytes and head, else at most
+    /// too large.
     fn heap_len(&self) -> usize {
         let head_width = HEAD_WIDTHS[self.head_code()];
         let suffix_len_max = self.key_len_max - self.common_len;
@@ -167,8 +168,8 @@ pub(crate) fn shared_len(a: &[u8], b: &[u8]) -> usize {
     shared + a[shared..].iter().zip(&b[shared..]).take_while(|(x, y)| x == y).count()
 }
 
-/// Where `last` and `key` are first told apart when both are zero-padded, as the length of the part that tells; 0 for
-/// equal keys, which no head tells apart.
+/// Where `last` and `key` are first told apart when both are zero-padded, as the length of the part
+/// that tells; 0 for equal keys, which no head tells apart.
 fn separator_end(last: &[u8], key: &[u8], shared: usize) -> usize {
     if shared < last.len() {
         return shared + 1;
@@ -207,8 +208,9 @@ impl BlockBuilder {
         self.entries.last().map(|entry| entry.trailer)
     }
 
-    /// Adds an entry if the block stays within `limit_bytes`, or is its first. `false`: it was not added. The key
-    /// must share exactly `shared` bytes with the last one, and the entry must not stand before the last.
+    /// Adds an entry if the block stays within `limit_bytes`, or is its first. `false`: it was not
+    /// added. The key must share exactly `shared` bytes with the last one, and the entry must not
+    /// stand before the last.
     #[inline]
     pub(crate) fn add(
         &mut self,

@@ -1,14 +1,16 @@
 //! A cursor over one block that lends contiguous keys.
 //!
-//! The key is kept in a buffer whose first bytes, common to the block, are written once per block; a step rewrites only
-//! the head (one store of 8 bytes) and what follows it. The cursor owns its block's bytes and never allocates per step.
+//! The key is kept in a buffer whose first bytes, common to the block, are written once per block;
+//! a step rewrites only the head (one store of 8 bytes) and what follows it. The cursor owns its
+//! block's bytes and never allocates per step.
 //!
 //! # Invariant
 //! While valid, `key`, `trailer` and `value` describe entry `index` of the block.
 
 use std::ops::Range;
 
-use crate::block::{Block, BlockBytes, BlockLayout, BlockPosition, HEADER_LEN, PinnedValue};
+use crate::block::bytes::{BlockBytes, PinnedValue};
+use crate::block::{Block, BlockLayout, BlockPosition, HEADER_LEN};
 use crate::error::Result;
 use crate::key::Trailer;
 
@@ -22,7 +24,8 @@ pub(crate) struct BlockCursor {
     /// Meaningless unless `is_valid`.
     index: usize,
     is_valid: bool,
-    /// The key, and at least 8 bytes of unused space after it, so that a head is always stored whole.
+    /// The key, and at least 8 bytes of unused space after it, so that a head is always stored
+    /// whole.
     key: Vec<u8>,
     key_len: usize,
     trailer: Trailer,

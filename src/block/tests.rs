@@ -1,6 +1,9 @@
 //! Blocks against a naive model: a sorted vector.
 
 use super::builder::{BlockBuilder, shared_len};
+use std::sync::Arc;
+
+use super::bytes::BlockBytes;
 use super::cursor::BlockCursor;
 use super::*;
 use crate::checksum::checksum;
@@ -116,7 +119,12 @@ proptest! {
     }
 
     #[test]
-    fn cursor_steps_as_the_model(entries in entries(), steps in vec(0u8..6, 0..60), asked in keys()) {
+    fn cursor_steps_as_the_model(
+        entries in entries(),
+        steps in vec(0u8..6, 0..60),
+        asked in keys(),
+    ) {
+        let target = (&asked[..], Trailer(300));
         let mut cursor = BlockCursor::new();
         cursor.set_block(heap_bytes(&build(&entries))).unwrap();
         let mut at: Option<usize> = None;
@@ -126,8 +134,9 @@ proptest! {
                 (0, _) => { cursor.seek_to_first().unwrap(); at = Some(0); }
                 (1, _) => { cursor.seek_to_last().unwrap(); at = Some(entries.len() - 1); }
                 (2, _) => {
-                    cursor.seek(&asked, Trailer(300)).unwrap();
-                    at = Some(entries.partition_point(|e| compare_entries((&e.0, e.1), (&asked, Trailer(300))).is_lt()));
+                    cursor.seek(&asked, target.1).unwrap();
+                    let is_before = |e: &Entry| compare_entries((&e.0, e.1), target).is_lt();
+                    at = Some(entries.partition_point(is_before));
                 }
                 (3 | 4, Some(index)) => { cursor.next().unwrap(); at = Some(index + 1); }
                 (5, Some(index)) => { cursor.prev().unwrap(); at = index.checked_sub(1); }
@@ -202,7 +211,8 @@ fn put(key: &[u8], sequence: u64, value: &[u8]) -> Entry {
 #[test]
 fn columns_are_as_narrow_as_they_can_be() {
     let layout_of = |entries: &[Entry]| BlockLayout::parse(&build(entries)).unwrap();
-    // Numbered keys of one length, settled at the bottom: two bytes tell them apart, nothing else is stored.
+    // Numbered keys of one length, settled at the bottom: two bytes tell them apart, nothing else
+    // is stored.
     let settled: Vec<Entry> =
         (1000..1030).map(|n| put(format!("user{n:012}").as_bytes(), 0, &[7; 100])).collect();
     let layout = layout_of(&settled);
@@ -250,7 +260,8 @@ fn keys_and_values_of_extreme_lengths() {
 
 #[test]
 fn heaps_beyond_four_gib_are_described() {
-    // The format has room for them; a test has no room for the bytes, so only the header is looked at.
+    // The format has room for them; a test has no room for the bytes, so only the header is looked
+    // at.
     let mut bytes = build(&[put(b"a", 1, b"x"), put(b"b", 2, b"yy")]);
     bytes[4] |= 3 << 6;
     assert_eq!(BlockLayout::parse(&bytes).unwrap_err().kind(), ErrorKind::Corruption);

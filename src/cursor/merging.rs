@@ -31,6 +31,7 @@ use crate::key::{Trailer, compare_entries, key_prefix};
 const VACANT: usize = usize::MAX;
 
 /// The merge of sorted sources.
+#[derive(Debug)]
 pub(crate) struct MergingCursor<C> {
     sources: Vec<C>,
     /// What each source stands on, in brief.
@@ -43,14 +44,14 @@ pub(crate) struct MergingCursor<C> {
     failure: Option<Error>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     Forward,
     Backward,
 }
 
 /// Where a source stands.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Head {
     /// Orders as the key does in the direction of travel; the greatest when there is no entry.
     rank: u64,
@@ -81,6 +82,11 @@ impl<C: Cursor> MergingCursor<C> {
             direction: Direction::Forward,
             failure: None,
         }
+    }
+
+    /// Calls `visit` with each source, to gather what it counted.
+    pub(crate) fn for_each_source(&mut self, visit: impl FnMut(&mut C)) {
+        self.sources.iter_mut().for_each(visit);
     }
 
     /// The source whose entry the cursor stands on. Must be valid.

@@ -70,7 +70,9 @@ impl Mapping {
             }
             Bytes::Heap { populate, .. } => populate(range.clone()),
         };
-        result.map_err(|e| Error::io("read mapped pages", &self.path, e).at_offset(range.start as u64))
+        result.map_err(|e| {
+            Error::io("read mapped pages", &self.path, e).at_offset(range.start as u64)
+        })
     }
 
     /// Asks the operating system to read the pages of `range` soon.

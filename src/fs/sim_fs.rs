@@ -326,6 +326,15 @@ impl SimFs {
         }
     }
 
+    fn handle_of(&self, path: &Path) -> Result<Handle> {
+        let opened = self.operate(&Operation::read("open", path), |state| {
+            let inode = state.disk.find(path)?;
+            let inode = inode.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+            Ok(Handle::open(self, state, inode, path))
+        });
+        opened.map_err(|e| Error::io("open", path, e))
+    }
+
     fn create_inode(&self, path: &Path) -> Result<Handle> {
         let created = self.operate(&Operation::change("create", path), |state| {
             let inode = state.disk.find_or_create(path)?;
@@ -420,6 +429,20 @@ impl FileSystem for SimFs {
             return Err(Error::corruption(to, found_bytes, what));
         }
         Ok(Box::new(SimLogFile { handle, bytes }))
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        self.handle_of(path)?.sync_data()
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        let handle = self.handle_of(path)?;
+        let truncated = self.operate(&Operation::change("truncate", path), |state| {
+            state.disk.content_mut(handle.inode).resize(bytes);
+            Ok(())
+        });
+        truncated.map_err(|e| Error::io("truncate", path, e))?;
+        handle.sync_data()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

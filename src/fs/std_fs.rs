@@ -4,7 +4,10 @@
 //! and written by `pwrite` only, because a store to a page without a block behind it raises `SIGBUS` on a full disk.
 //! Locks are `flock`, so that a second handle in the same process is refused too.
 
-#![expect(unsafe_code, reason = "fallocate, sync_file_range and writable maps have no safe form; each block has its proof")]
+#![expect(
+    unsafe_code,
+    reason = "fallocate, sync_file_range and writable maps have no safe form; each block has its proof"
+)]
 #![expect(clippy::disallowed_methods, reason = "this is the file-system seam")]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -15,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::fs::{Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile};
+use crate::fs::{
+    Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile,
+};
 use crate::fs::{locked_elsewhere, not_a_directory};
 
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
@@ -40,7 +45,9 @@ impl FileSystem for StdFs {
         };
         self.create_dir_all(parent)?;
         match std::fs::create_dir(dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir, e)),
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::io("create directory", dir, e))
+            }
             _ => self.sync_dir(parent),
         }
     }
@@ -64,14 +71,23 @@ impl FileSystem for StdFs {
                 Err(e) => return Err(context(e)),
             };
             let is_file = metadata.is_file();
-            listed.push(DirEntry { name, bytes: if is_file { metadata.len() } else { 0 }, is_file });
+            listed.push(DirEntry {
+                name,
+                bytes: if is_file { metadata.len() } else { 0 },
+                is_file,
+            });
         }
         Ok(Some(listed))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
         let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
-        Ok(Box::new(StdAppendFile { file, path: path.to_path_buf(), bytes: 0, writeback_started_bytes: 0 }))
+        Ok(Box::new(StdAppendFile {
+            file,
+            path: path.to_path_buf(),
+            bytes: 0,
+            writeback_started_bytes: 0,
+        }))
     }
 
     fn open(&self, path: &Path) -> Result<Option<Arc<dyn ReadFile>>> {
@@ -111,15 +127,42 @@ impl FileSystem for StdFs {
         StdLogFile::open(file, path, bytes, mapped && native)
     }
 
-    fn recycle_log(&self, from: &Path, to: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>> {
+    fn recycle_log(
+        &self,
+        from: &Path,
+        to: &Path,
+        bytes: u64,
+        mapped: bool,
+    ) -> Result<Box<dyn LogFile>> {
         self.rename(from, to)?;
-        let file =
-            OpenOptions::new().read(true).write(true).open(to).map_err(|e| Error::io("open", to, e))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(to)
+            .map_err(|e| Error::io("open", to, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("stat", to, e))?;
         if metadata.len() != bytes {
-            return Err(Error::corruption(to, metadata.len(), format!("recycled segment is not {bytes} bytes long")));
+            return Err(Error::corruption(
+                to,
+                metadata.len(),
+                format!("recycled segment is not {bytes} bytes long"),
+            ));
         }
-        StdLogFile::open(file, to, bytes, mapped)
+        // Where allocation is not native, an overwritten block may move and need space: then no map, as in create_log.
+        let native = allocate(&file, bytes).is_ok();
+        StdLogFile::open(file, to, bytes, mapped && native)
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        let opened = OpenOptions::new().write(true).open(path);
+        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        file.set_len(bytes).map_err(|e| Error::io("truncate", path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -144,7 +187,9 @@ impl FileSystem for StdFs {
         };
         let file = match opened {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && kind == LockKind::Shared => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && kind == LockKind::Shared => {
+                return Ok(None);
+            }
             Err(e) => return Err(Error::io("open", path, e)),
         };
         let locked = match kind {
@@ -161,7 +206,8 @@ impl FileSystem for StdFs {
 
 /// Allocates blocks for the first `bytes` of `file` and sets its length.
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    let length =
+        libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: the descriptor is open for the whole call; fallocate touches no memory of ours.
     if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
         return Ok(());
@@ -190,7 +236,9 @@ struct StdAppendFile {
 
 impl AppendFile for StdAppendFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e).at_offset(self.bytes))?;
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::io("write", &self.path, e).at_offset(self.bytes))?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
@@ -251,7 +299,11 @@ impl LogFile for StdLogFile {
                 // fully allocated and never truncated while this object lives); the caller never writes one range
                 // from two threads at once, and nobody reads the map through a reference.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(offset as usize), bytes.len());
+                    std::ptr::copy_nonoverlapping(
+                        bytes.as_ptr(),
+                        map.as_mut_ptr().add(offset as usize),
+                        bytes.len(),
+                    );
                 }
                 Ok(())
             }
@@ -269,7 +321,10 @@ impl LogFile for StdLogFile {
 
 impl std::fmt::Debug for StdLogFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StdLogFile").field("path", &self.path).field("mapped", &self.map.is_some()).finish()
+        f.debug_struct("StdLogFile")
+            .field("path", &self.path)
+            .field("mapped", &self.map.is_some())
+            .finish()
     }
 }
 
@@ -286,7 +341,9 @@ impl ReadFile for StdReadFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| Error::io("read", &self.path, e).at_offset(offset))
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| Error::io("read", &self.path, e).at_offset(offset))
     }
 
     fn map(&self, access: Access) -> Result<Mapping> {
@@ -356,7 +413,10 @@ mod tests {
     fn a_file_in_place_of_a_directory_says_so() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(StdFs.list(file.path()).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        assert_eq!(StdFs.create_dir_all(file.path()).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(
+            StdFs.create_dir_all(file.path()).unwrap_err().kind(),
+            ErrorKind::InvalidArgument
+        );
         assert!(StdFs.list(Path::new("/nonexistent/esker")).unwrap().is_none());
     }
 }

@@ -1,21 +1,23 @@
 //! A cursor over a table: a position in the index above a cursor in a data block.
 //!
 //! # Readahead
-//! * [`Access::Random`]: none at first. Once two blocks have been crossed in one direction the operating system is
-//!   asked for a window ahead, 256 KiB at first, doubling to 2 MiB. Reads by `pread` stay single blocks, which the
-//!   cache keeps.
-//! * [`Access::Sequential`]: a window from the first block on, in the direction of travel; populated in one call when
-//!   mapped, read in one call into the cursor's own memory when not. Nothing enters the cache.
+//! * [`Access::Random`]: none at first. Once two blocks have been crossed in one direction the
+//!   operating system is asked for a window ahead, 256 KiB at first, doubling to 2 MiB. Reads by
+//!   `pread` stay single blocks, which the cache keeps.
+//! * [`Access::Sequential`]: a window from the first block on, in the direction of travel;
+//!   populated in one call when mapped, read in one call into the cursor's own memory when not.
+//!   Nothing enters the cache.
 //!
-//! After an error the cursor stands nowhere; the error is returned once, and the next seek starts afresh.
+//! After an error the cursor stands nowhere; the error is returned once, and the next seek starts
+//! afresh.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::block::bytes::{BlockBytes, PinnedValue};
 use crate::block::cursor::BlockCursor;
-use crate::block::{BlockBytes, PinnedValue};
 use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Access;
 use crate::key::Trailer;
 use crate::options::Compression;
@@ -53,6 +55,8 @@ struct Readahead {
     window_bytes: u64,
     /// What was asked for, populated or read.
     covered: Range<u64>,
+    /// Whether the pages of `covered` have been populated, when asked for.
+    is_populated: bool,
     /// The bytes of `covered`, when they were read and not mapped.
     chunk: Arc<[u8]>,
     /// Memory for a decompressed block, used again once nobody else holds it.
@@ -78,8 +82,8 @@ impl Readahead {
         self.covered.start <= handle.offset && handle.end() <= self.covered.end
     }
 
-    /// The next window: the block and what lies beyond it in the direction of travel, within the data blocks. The
-    /// window after it will be larger.
+    /// The next window: the block and what lies beyond it in the direction of travel, within the
+    /// data blocks. The window after it will be larger.
     fn next_window(&mut self, handle: BlockHandle, data_end: u64) -> Range<u64> {
         let window = self.window_bytes.max(handle.len);
         self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES_MAX);
@@ -105,6 +109,7 @@ impl TableCursor {
                 direction: Direction::Forward,
                 window_bytes: WINDOW_BYTES_MIN,
                 covered: 0..0,
+                is_populated: false,
                 chunk: Arc::default(),
                 unpacked: Arc::default(),
             },
@@ -135,8 +140,10 @@ impl TableCursor {
         self.stats.blocks_read += u64::from(self.access == Access::Sequential);
         let bytes = match self.access {
             Access::Random => {
-                self.ask_ahead(handle);
-                self.reader.fetch(ordinal, handle, &mut self.stats)?.into_block_bytes()
+                let is_populated = self.ask_ahead(ordinal, handle);
+                self.reader
+                    .fetch(ordinal, handle, is_populated, &mut self.stats)?
+                    .into_block_bytes()
             }
             Access::Sequential => self.read_ahead(handle)?,
         };
@@ -146,36 +153,58 @@ impl TableCursor {
         Ok(())
     }
 
-    /// Asks the operating system for what a scan will need soon.
-    fn ask_ahead(&mut self, handle: BlockHandle) {
-        let readahead = &mut self.readahead;
-        let Some(map) = self.reader.map() else { return };
-        if readahead.crossings < CROSSINGS_BEFORE_READAHEAD || readahead.covers(handle) {
-            return;
+    /// Asks the operating system for what a scan will need soon. Returns whether the block's pages
+    /// are populated.
+    fn ask_ahead(&mut self, ordinal: usize, handle: BlockHandle) -> bool {
+        let TableCursor { reader, readahead, .. } = self;
+        let Some(map) = reader.map() else { return false };
+        if readahead.crossings < CROSSINGS_BEFORE_READAHEAD {
+            return false;
         }
-        readahead.covered = readahead.next_window(handle, self.reader.data_end());
-        map.will_need(readahead.covered.start as usize..readahead.covered.end as usize);
+        if !readahead.covers(handle) {
+            let window = readahead.next_window(handle, reader.data_end());
+            let range = window.start as usize..window.end as usize;
+            map.will_need(range.clone());
+            // One call for the window instead of one for each block that will be touched for the
+            // first time. A page ahead that cannot be read is no error before somebody needs it.
+            readahead.is_populated = !reader.is_verified(ordinal) && map.populate(range).is_ok();
+            readahead.covered = window;
+        }
+        readahead.is_populated
+    }
+
+    /// Makes the readahead cover a block that it does not cover yet.
+    fn move_window(&mut self, handle: BlockHandle) -> Result<()> {
+        let TableCursor { reader, readahead, .. } = self;
+        let map = reader.sequential_map()?;
+        let window = readahead.next_window(handle, reader.data_end());
+        readahead.covered = 0..0;
+        let mut bring = |window: Range<u64>| {
+            if let Some(map) = map {
+                return map.populate(window.start as usize..window.end as usize);
+            }
+            let len = (window.end - window.start) as usize;
+            let chunk = &mut private_bytes(&mut readahead.chunk, len)[..len];
+            reader.file.read_at(chunk, window.start)
+        };
+        // A page ahead that cannot be read is no error before somebody needs it.
+        readahead.covered = if bring(window.clone()).is_ok() {
+            window
+        } else {
+            let block = handle.offset..handle.end();
+            bring(block.clone())?;
+            block
+        };
+        Ok(())
     }
 
     /// Reads a block as part of a long scan: verified anew, past the cache.
     fn read_ahead(&mut self, handle: BlockHandle) -> Result<BlockBytes> {
-        let TableCursor { reader, readahead, stats, .. } = self;
-        let data_end = reader.data_end();
-        let needs_window = !readahead.covers(handle);
-        let map = reader.sequential_map()?;
-        if needs_window {
-            let window = readahead.next_window(handle, data_end);
-            readahead.covered = 0..0;
-            match map {
-                Some(map) => map.populate(window.start as usize..window.end as usize)?,
-                None => {
-                    let len = (window.end - window.start) as usize;
-                    let chunk = &mut private_bytes(&mut readahead.chunk, len)[..len];
-                    reader.file.read_at(chunk, window.start)?;
-                }
-            }
-            readahead.covered = window;
+        if !self.readahead.covers(handle) {
+            self.move_window(handle)?;
         }
+        let TableCursor { reader, readahead, stats, .. } = self;
+        let map = reader.sequential_map()?;
         let start = if map.is_some() { 0 } else { readahead.covered.start };
         let range = (handle.offset - start) as usize..(handle.end() - start) as usize;
         let stored = match map {
@@ -217,7 +246,8 @@ impl TableCursor {
         self.on_block(BlockCursor::seek_to_first)
     }
 
-    /// Takes the block before this one and stands on its last entry; nowhere before the first block.
+    /// Takes the block before this one and stands on its last entry; nowhere before the first
+    /// block.
     fn enter_previous_block(&mut self) -> Result<()> {
         let Some(ordinal) = self.ordinal.checked_sub(1) else {
             return Ok(());
@@ -235,9 +265,22 @@ impl TableCursor {
     fn misplaced(&mut self) -> Error {
         self.block.clear();
         self.reader.at_block(
-            Error::new(crate::error::ErrorKind::Corruption, "data blocks are not back to back"),
+            Error::new(ErrorKind::Corruption, "data blocks are not back to back"),
             self.handle,
         )
+    }
+
+    /// Moves to the first entry of block `ordinal` at or after (`key`, `trailer`); nowhere if there
+    /// is none.
+    fn seek_in(&mut self, ordinal: usize, key: &[u8], trailer: Trailer) -> Result<()> {
+        if ordinal >= self.reader.block_count() {
+            self.block.clear();
+            return Ok(());
+        }
+        if !self.block.has_block() || self.ordinal != ordinal {
+            self.load(ordinal)?;
+        }
+        self.on_block(|block| block.seek(key, trailer))
     }
 
     /// Moves within the block, and says where it lies if it is damaged.
@@ -267,23 +310,19 @@ impl Cursor for TableCursor {
 
     fn seek(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
         self.readahead.restart();
-        let index = self.reader.index.block(&self.reader.index_bytes);
-        let bound = index.lower_bound(key, Trailer::NEWEST).map_err(|e| {
+        let separator = self.reader.find_separator(key).inspect_err(|_| self.block.clear())?;
+        let mut ordinal = separator.index;
+        self.seek_in(ordinal, key, trailer)?;
+        if separator.is_same_key && !self.valid() {
             self.block.clear();
-            self.reader.at_index(e)
-        })?;
-        // More than one block only where the versions of the key, or keys before its separator, end with a block.
-        for ordinal in bound.index..self.reader.block_count() {
-            if !self.block.has_block() || self.ordinal != ordinal {
-                self.load(ordinal)?;
-            }
-            self.on_block(|block| block.seek(key, trailer))?;
-            if self.valid() {
-                return Ok(());
-            }
+            ordinal = self.reader.skip_versions(ordinal + 1, key, trailer, &mut self.stats)?;
+            self.seek_in(ordinal, key, trailer)?;
         }
-        self.block.clear();
-        Ok(())
+        if self.valid() {
+            return Ok(());
+        }
+        // The target lies between the last entry of this block and its separator.
+        self.seek_in(ordinal + 1, key, trailer)
     }
 
     fn seek_for_prev(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {

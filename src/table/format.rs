@@ -48,7 +48,8 @@ impl BlockHandle {
         put_varint(out, self.len);
     }
 
-    /// The handle in an index entry; it must lie within the data of a table that ends at `data_end`.
+    /// The handle in an index entry; it must lie within the data of a table that ends at
+    /// `data_end`.
     #[inline]
     pub(crate) fn decode(bytes: &[u8], data_end: u64) -> Result<Self> {
         let mut decoder = Decoder::new(bytes);
@@ -165,7 +166,8 @@ impl Footer {
         out
     }
 
-    /// Reads the footer that stands at `offset`, and checks that the regions lie back to back up to it.
+    /// Reads the footer that stands at `offset`, and checks that the regions lie back to back up to
+    /// it.
     pub(crate) fn decode(
         bytes: &[u8],
         number: FileNumber,

@@ -1,20 +1,22 @@
-//! Reading a table: open, look a key up, hand out blocks.
+//! Reading an open table: look a key up, hand out verified blocks.
 //!
 //! # Two ways to the bytes, one set of answers
-//! * [`ReadMode::Mmap`]: the file is mapped. Index, filter and uncompressed blocks are used where they lie. A block
-//!   is verified at its first touch and remembered in a bitmap; the scrubber clears the bitmap
-//!   ([`TableReader::clear_verified`]) so that later damage is found too.
-//! * [`ReadMode::Pread`]: index and filter are read to the heap at open, each block when it is needed, verified, and
-//!   kept in the block cache. There is no bitmap: bytes in memory are private copies of verified ones.
+//! * [`ReadMode::Mmap`]: the file is mapped. Index, filter and uncompressed blocks are used where
+//!   they lie. A block is verified at its first touch and remembered in a bitmap; the scrubber
+//!   clears the bitmap ([`TableReader::clear_verified`]) so that later damage is found too.
+//! * [`ReadMode::Pread`]: index and filter are read to the heap at open, each block when it is
+//!   needed, verified, and kept in the block cache. There is no bitmap: bytes in memory are private
+//!   copies of verified ones.
 //!
-//! Compressed blocks are decompressed into the block cache in both modes. With [`Verify::Always`] every read of a
-//! block from the file is verified, not the use of a private copy.
+//! Compressed blocks are decompressed into the block cache in both modes. With [`Verify::Always`]
+//! every read of a block from the file is verified, not the use of a private copy.
 //!
 //! # Rules
-//! * The pages of a block are populated before their first use, so that a failing device is an error and not `SIGBUS`.
+//! * The pages of a block are populated before their first use, so that a failing device is an
+//!   error and not `SIGBUS`.
 //! * Wrong bytes are an error that names file and offset. An error is never "not found".
-//! * A user key's versions may span blocks, never tables. A lookup that runs off a block's end goes on in the next
-//!   block if and only if the separator is the key.
+//! * A user key's versions may span blocks, never tables. A lookup that runs off a block's end goes
+//!   on in the next block if and only if the separator is the key.
 //! * Value kinds are not interpreted here.
 //!
 //! No locks. The bitmap is relaxed: a lost bit costs a second verification.
@@ -25,22 +27,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::block::{BlockBytes, BlockLayout, PinnedValue};
+use crate::block::bytes::{BlockBytes, PinnedValue};
+use crate::block::{BlockLayout, BlockPosition};
 use crate::cache::BlockCache;
 use crate::checksum::checksum_at;
 use crate::compression::{decompress, method_from_byte, split_compressed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_name::FileKind;
 use crate::filter::{FilterLayout, KeyProbe};
-use crate::fs::{Access, FileSystem, Mapping, ReadFile};
-use crate::key::{FileNumber, Trailer};
+use crate::fs::{Access, Mapping, ReadFile};
+use crate::key::Trailer;
 use crate::options::{Compression, ReadMode, Verify};
 use crate::table::TableMeta;
 use crate::table::cursor::TableCursor;
-use crate::table::format::{
-    BLOCK_TRAILER_LEN, BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Properties, Region,
-    check_header,
-};
+use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer};
 
 /// How tables are read; one for all tables of a database.
 #[derive(Clone, Debug)]
@@ -86,21 +85,22 @@ pub(crate) struct TableReader {
     pub(super) meta: TableMeta,
     pub(super) file: Arc<dyn ReadFile>,
     /// For single blocks; present in [`ReadMode::Mmap`].
-    map: Option<Arc<Mapping>>,
+    pub(super) map: Option<Arc<Mapping>>,
     /// For long scans; made when the first one comes.
-    sequential_map: OnceLock<Arc<Mapping>>,
+    pub(super) sequential_map: OnceLock<Arc<Mapping>>,
     pub(super) index_bytes: BlockBytes,
     pub(super) index: BlockLayout,
     pub(super) filter_bytes: BlockBytes,
     pub(super) filter: FilterLayout,
     pub(super) footer: Footer,
-    compression: Compression,
-    verify: Verify,
-    cache: Option<Arc<BlockCache>>,
-    /// One bit for each data block: verified since open, or since the bits were cleared. Used when mapped.
-    verified: Box<[AtomicU64]>,
+    pub(super) compression: Compression,
+    pub(super) verify: Verify,
+    pub(super) cache: Option<Arc<BlockCache>>,
+    /// One bit for each data block: verified since open, or since the bits were cleared. Used when
+    /// mapped.
+    pub(super) verified: Box<[AtomicU64]>,
     /// Set at each use; the table cache clears it to see which tables are idle.
-    is_recently_used: AtomicBool,
+    pub(super) is_recently_used: AtomicBool,
 }
 
 /// A data block for one lookup: borrowed where it lies, or held.
@@ -131,77 +131,8 @@ impl Fetched<'_> {
 }
 
 impl TableReader {
-    /// Opens the table that the manifest describes as `meta`, and verifies everything in it but the data blocks.
-    pub(crate) fn open(
-        fs: &dyn FileSystem,
-        dir: &Path,
-        meta: &TableMeta,
-        ctx: &ReadContext,
-    ) -> Result<Self> {
-        let path = FileKind::Table(meta.number).path(dir);
-        let Some(file) = fs.open(&path)? else {
-            return Err(Error::corruption(&path, 0, "table is missing"));
-        };
-        if file.bytes() != meta.file_bytes {
-            let what =
-                format!("table is {} bytes long instead of {}", file.bytes(), meta.file_bytes);
-            return Err(Error::corruption(&path, file.bytes().min(meta.file_bytes), what));
-        }
-        if file.bytes() < (HEADER_LEN + FOOTER_LEN) as u64 {
-            return Err(Error::corruption(&path, 0, "table is too short to be one"));
-        }
-        let map = match ctx.read_mode {
-            ReadMode::Mmap => Some(Arc::new(file.map(Access::Random)?)),
-            ReadMode::Pread => None,
-        };
-        let source = OpenSource { file: &*file, map: map.as_ref() };
-        check_header(&source.read(0, HEADER_LEN as u64)?, meta.number, &path)?;
-        let footer_at = file.bytes() - FOOTER_LEN as u64;
-        let footer = Footer::decode(
-            &source.read(footer_at, FOOTER_LEN as u64)?,
-            meta.number,
-            footer_at,
-            &path,
-        )?;
-        let tail = source.read(footer.filter.offset, footer_at - footer.filter.offset)?;
-        let region = |region: Region, name: &str| {
-            verified_region(&tail, &footer, region, name, meta.number, &path)
-        };
-        let filter_bytes = region(footer.filter, "filter")?;
-        let index_bytes = region(footer.index, "index")?;
-        let properties_bytes = region(footer.properties, "properties")?;
-        let filter = FilterLayout::parse(&filter_bytes)
-            .map_err(|e| locate(e, &path, footer.filter.offset))?;
-        let index =
-            BlockLayout::parse(&index_bytes).map_err(|e| locate(e, &path, footer.index.offset))?;
-        let properties =
-            Properties::decode(&properties_bytes, meta.number, meta.file_bytes, meta.checksum)
-                .map_err(|e| locate(e, &path, footer.properties.offset))?;
-        if properties.meta != *meta || properties.block_count != index.count() as u64 {
-            let what = "properties of the table disagree with the manifest or the index";
-            return Err(Error::corruption(&path, footer.properties.offset, what));
-        }
-        let words = if map.is_some() { index.count().div_ceil(64) } else { 0 };
-        Ok(TableReader {
-            path,
-            meta: meta.clone(),
-            file,
-            map,
-            sequential_map: OnceLock::new(),
-            index_bytes,
-            index,
-            filter_bytes,
-            filter,
-            footer,
-            compression: properties.compression,
-            verify: ctx.verify,
-            cache: ctx.cache.clone(),
-            verified: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            is_recently_used: AtomicBool::new(true),
-        })
-    }
-
-    /// The newest version of `key` whose trailer is at most `bound`. The table need not cover the key.
+    /// The newest version of `key` whose trailer is at most `bound`. The table need not cover the
+    /// key.
     pub(crate) fn get(
         &self,
         key: &[u8],
@@ -229,12 +160,12 @@ impl TableReader {
         bound: Trailer,
         stats: &mut ReadStats,
     ) -> Result<Option<(Trailer, PinnedValue)>> {
-        let index = self.index.block(&self.index_bytes);
-        let start = index.lower_bound(key, Trailer::NEWEST).map_err(|e| self.at_index(e))?;
-        let mut is_separator = start.is_same_key;
-        for ordinal in start.index..self.index.count() {
+        let separator = self.find_separator(key)?;
+        let mut ordinal = separator.index;
+        let mut is_last = !separator.is_same_key;
+        while ordinal < self.index.count() {
             let handle = self.handle(ordinal)?;
-            let fetched = self.fetch(ordinal, handle, stats)?;
+            let fetched = self.fetch(ordinal, handle, false, stats)?;
             let located = |e| locate(e, &self.path, handle.offset);
             let layout = BlockLayout::parse(fetched.bytes()).map_err(located)?;
             let block = layout.block(fetched.bytes());
@@ -242,20 +173,57 @@ impl TableReader {
             if position.is_same_key {
                 let trailer = block.trailer(position.index);
                 let range = block.value_range(position.index).map_err(located)?;
-                return Ok(Some((trailer, PinnedValue(fetched.into_block_bytes().slice(range)))));
+                let value = fetched.into_block_bytes().slice(range);
+                return Ok(Some((trailer, PinnedValue(value))));
             }
-            // Only a separator that is the key itself leaves room for more versions in the next block.
-            if position.index < layout.count() || !is_separator {
+            if is_last || position.index < layout.count() {
                 break;
             }
-            is_separator = ordinal + 1 < self.index.count()
-                && index.has_key(ordinal + 1, key).map_err(|e| self.at_index(e))?;
+            ordinal = self.skip_versions(ordinal + 1, key, bound, stats)?;
+            is_last = true;
         }
         Ok(None)
     }
 
-    /// A cursor over the whole table. [`Access::Random`] serves seeks and short scans from the cache or the map;
-    /// [`Access::Sequential`] reads far ahead, verifies every block anew and leaves the cache alone.
+    /// The place in the index of the first separator at or after `key`, and so of the first block
+    /// that may hold it.
+    #[inline]
+    pub(super) fn find_separator(&self, key: &[u8]) -> Result<BlockPosition> {
+        let index = self.index.block(&self.index_bytes);
+        index.lower_bound(key, Trailer::NEWEST).map_err(|e| self.at_index(e))
+    }
+
+    /// The first block from `low` on that ends at or after (`key`, `trailer`). The separator before
+    /// `low` is `key`: its versions may fill many blocks, which this halves instead of walking.
+    #[cold]
+    pub(super) fn skip_versions(
+        &self,
+        mut low: usize,
+        key: &[u8],
+        trailer: Trailer,
+        stats: &mut ReadStats,
+    ) -> Result<usize> {
+        let after_key = [key, &[0]].concat();
+        let mut high = self.find_separator(&after_key)?.index;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let handle = self.handle(middle)?;
+            let fetched = self.fetch(middle, handle, false, stats)?;
+            let located = |e| locate(e, &self.path, handle.offset);
+            let layout = BlockLayout::parse(fetched.bytes()).map_err(located)?;
+            let position = layout.block(fetched.bytes()).lower_bound(key, trailer);
+            if position.map_err(located)?.index < layout.count() {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(low)
+    }
+
+    /// A cursor over the whole table. [`Access::Random`] serves seeks and short scans from the
+    /// cache or the map; [`Access::Sequential`] reads far ahead, verifies every block anew and
+    /// leaves the cache alone.
     pub(crate) fn cursor(self: &Arc<Self>, access: Access) -> TableCursor {
         TableCursor::new(Arc::clone(self), access)
     }
@@ -284,11 +252,13 @@ impl TableReader {
             .map_err(|e| self.at_index(e))
     }
 
-    /// Data block `ordinal`, verified as the options say, decompressed.
+    /// Data block `ordinal`, verified as the options say, decompressed. `is_populated`: its pages
+    /// have been.
     pub(super) fn fetch(
         &self,
         ordinal: usize,
         handle: BlockHandle,
+        is_populated: bool,
         stats: &mut ReadStats,
     ) -> Result<Fetched<'_>> {
         stats.blocks_read += 1;
@@ -305,7 +275,11 @@ impl TableReader {
             Some(map) => {
                 let range = handle.offset as usize..handle.end() as usize;
                 if self.verify == Verify::Always || !self.is_verified(ordinal) {
-                    map.populate(range.clone())?;
+                    if !is_populated {
+                        // Without the hint each page of a cold block would be a read of its own.
+                        map.will_need(range.clone());
+                        map.populate(range.clone())?;
+                    }
                     self.check_block(&map[range.clone()], handle.offset)?;
                     self.set_verified(ordinal);
                 }
@@ -377,7 +351,8 @@ impl TableReader {
         self.unpack_into(compression, stored, offset, &mut block).map(|_| block)
     }
 
-    /// Decompresses a stored block into `block`, reusing its memory if nobody else holds it. Returns the length.
+    /// Decompresses a stored block into `block`, reusing its memory if nobody else holds it.
+    /// Returns the length.
     pub(super) fn unpack_into(
         &self,
         compression: Compression,
@@ -394,7 +369,7 @@ impl TableReader {
     }
 
     #[inline]
-    fn is_verified(&self, ordinal: usize) -> bool {
+    pub(super) fn is_verified(&self, ordinal: usize) -> bool {
         self.verified[ordinal / 64].load(Ordering::Relaxed) & (1 << (ordinal % 64)) != 0
     }
 
@@ -466,41 +441,4 @@ pub(super) fn private_bytes(bytes: &mut Arc<[u8]>, len: usize) -> &mut [u8] {
         *bytes = std::iter::repeat_n(0, len).collect();
     }
     Arc::get_mut(bytes).expect("just made, or found to be unshared")
-}
-
-/// Where a table being opened is read from.
-struct OpenSource<'a> {
-    file: &'a dyn ReadFile,
-    map: Option<&'a Arc<Mapping>>,
-}
-
-impl OpenSource<'_> {
-    fn read(&self, offset: u64, len: u64) -> Result<BlockBytes> {
-        if let Some(map) = self.map {
-            let range = offset as usize..(offset + len) as usize;
-            map.populate(range.clone())?;
-            return Ok(BlockBytes::mapped(Arc::clone(map), range));
-        }
-        let mut bytes: Arc<[u8]> = Arc::default();
-        self.file.read_at(&mut private_bytes(&mut bytes, len as usize)[..len as usize], offset)?;
-        Ok(BlockBytes::heap(bytes, 0..len as usize))
-    }
-}
-
-/// The bytes of a region in what was read from the filter to the footer.
-fn verified_region(
-    tail: &BlockBytes,
-    footer: &Footer,
-    region: Region,
-    name: &str,
-    number: FileNumber,
-    path: &Path,
-) -> Result<BlockBytes> {
-    // The footer was found to describe parts that lie back to back, so the range is in the tail.
-    let start = (region.offset - footer.filter.offset) as usize;
-    let bytes = tail.slice(start..start + region.len as usize);
-    if Region::of(number, region.offset, &bytes) != region {
-        return Err(Error::corruption(path, region.offset, format!("{name} checksum mismatch")));
-    }
-    Ok(bytes)
 }

@@ -1,10 +1,12 @@
 //! Tables against a model: a sorted vector; in both read modes and with every compression.
 
+#![expect(clippy::disallowed_methods, reason = "tests damage files behind the seam's back")]
+
 use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::block::PinnedValue;
+use crate::block::bytes::PinnedValue;
 use crate::cache::BlockCache;
 use crate::cursor::Cursor;
 use crate::error::{ErrorKind, Result};
@@ -13,6 +15,7 @@ use crate::fs::{Access, StdFs};
 use crate::key::{Trailer, ValueKind, compare_entries, key_hash};
 use crate::options::{Compression, ReadMode, Verify};
 use crate::table::cursor::TableCursor;
+use crate::table::format::{BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Region};
 use crate::table::reader::{ReadContext, ReadStats};
 use crate::table::writer::{TableWriter, TableWriterOptions};
 use proptest::collection::vec;
@@ -157,16 +160,22 @@ proptest! {
             let reader = open(dir.path(), &meta, &context(mode)).unwrap();
             let mut cursors = [reader.cursor(Access::Random), reader.cursor(Access::Sequential)];
             for (key, trailer, _) in &entries {
-                let bounds = [Trailer::NEWEST, *trailer, Trailer(trailer.0.wrapping_sub(1)), Trailer::OLDEST];
+                let older = Trailer(trailer.0.wrapping_sub(1));
+                let bounds = [Trailer::NEWEST, *trailer, older, Trailer::OLDEST];
                 for bound in bounds {
                     check_get(&entries, &reader, key, bound);
-                    cursors.iter_mut().for_each(|cursor| check_seeks(&entries, cursor, key, bound));
+                    for cursor in &mut cursors {
+                        check_seeks(&entries, cursor, key, bound);
+                    }
                 }
                 let absent = [&key[..], &[0]].concat();
                 check_get(&entries, &reader, &absent, Trailer::NEWEST);
                 check_seeks(&entries, &mut cursors[0], &absent, Trailer::NEWEST);
             }
-            cursors.iter_mut().for_each(|cursor| check_cursor(&entries, cursor));
+            for cursor in &mut cursors {
+                check_cursor(&entries, cursor);
+            }
+            reader.verify_all().unwrap();
         }
     }
 }
@@ -181,7 +190,7 @@ fn meta_says_what_was_written() {
     assert_eq!(meta.file_bytes, bytes.len() as u64);
     assert_eq!(meta.checksum, crate::checksum::checksum(&bytes));
     assert_eq!((meta.entry_count, meta.tombstone_count, meta.key_bytes), (400, 1, 400 * 12));
-    assert_eq!(meta.value_bytes, entries.iter().map(|entry| entry.2.len() as u64).sum());
+    assert_eq!(meta.value_bytes, entries.iter().map(|entry| entry.2.len() as u64).sum::<u64>());
     assert_eq!((&*meta.smallest, &*meta.largest), (&b"user00000000"[..], &b"user00001197"[..]));
     assert_eq!((meta.sequence_min, meta.sequence_max), (SequenceNumber(1), SequenceNumber(400)));
     assert_eq!((meta.write_time_min_ms, meta.write_time_max_ms), (1000, 2000));
@@ -309,9 +318,10 @@ fn everything(
 fn every_flipped_bit_is_found_and_every_truncation_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("000007.table");
-    let entries: Vec<Entry> = numbered().into_iter().take(40).collect();
+    let entries: Vec<Entry> = numbered().into_iter().take(16).collect();
     for compression in COMPRESSIONS {
-        let meta = write(dir.path(), options(compression), &entries);
+        let options = TableWriterOptions { block_bytes: 200, ..options(compression) };
+        let meta = write(dir.path(), options, &entries);
         let good = std::fs::read(&path).unwrap();
         let expected = everything(dir.path(), &meta, &context(ReadMode::Mmap), &entries).unwrap();
         for place in 0..good.len() {
@@ -421,4 +431,171 @@ fn newer_formats_and_other_tables_are_named() {
     let wrong = TableMeta { entry_count: 3, ..meta };
     let error = open(dir.path(), &wrong, &context(ReadMode::Mmap)).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("disagree"), "{error}");
+}
+
+/// The file of a good table, to be damaged with care: every checksum is made good again.
+struct Forgery {
+    bytes: Vec<u8>,
+    footer: Footer,
+}
+
+impl Forgery {
+    fn of(dir: &Path) -> Self {
+        let path = dir.join("000007.table");
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() - FOOTER_LEN;
+        let footer = Footer::decode(&bytes[at..], FileNumber(7), at as u64, &path).unwrap();
+        Forgery { bytes, footer }
+    }
+
+    fn region(&mut self, region: Region) -> &mut [u8] {
+        &mut self.bytes[region.offset as usize..region.end() as usize]
+    }
+
+    /// Changes the block that `handle` names.
+    fn block(&mut self, handle: BlockHandle, change: impl FnOnce(&mut [u8])) {
+        let stored = &mut self.bytes[handle.offset as usize..handle.end() as usize];
+        let (covered, crc) = stored.split_last_chunk_mut::<4>().unwrap();
+        change(covered);
+        *crc = crate::checksum::checksum_at(7, handle.offset, &[covered]).to_le_bytes();
+    }
+
+    /// Writes the file with good checksums and returns what a manifest would say of it.
+    fn write(mut self, dir: &Path, meta: &TableMeta) -> TableMeta {
+        let Footer { filter, index, properties } = self.footer;
+        let [filter, index, properties] = [filter, index, properties]
+            .map(|region| Region::of(FileNumber(7), region.offset, self.region(region)));
+        let footer = Footer { filter, index, properties };
+        let at = self.bytes.len() - FOOTER_LEN;
+        self.bytes[at..].copy_from_slice(&footer.encode(FileNumber(7)));
+        std::fs::write(dir.join("000007.table"), &self.bytes).unwrap();
+        TableMeta { checksum: crate::checksum::checksum(&self.bytes), ..meta.clone() }
+    }
+}
+
+/// What [`TableReader::verify_all`] says of a table that was forged as `forge` does.
+fn verdict(forge: impl FnOnce(&mut Forgery, &TableReader)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = write(dir.path(), options(Compression::None), &numbered());
+    let reader = open(dir.path(), &meta, &context(ReadMode::Pread)).unwrap();
+    reader.verify_all().unwrap();
+    let mut forgery = Forgery::of(dir.path());
+    forge(&mut forgery, &reader);
+    let meta = forgery.write(dir.path(), &meta);
+    let reader = open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap();
+    let error = reader.verify_all().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+    error.to_string()
+}
+
+#[test]
+fn verification_finds_what_checksums_cannot() {
+    let verdict_of_filter = verdict(|forgery, _| {
+        let filter = forgery.footer.filter;
+        forgery.region(filter)[46..].fill(0);
+    });
+    assert!(
+        verdict_of_filter.contains("filter does not hold the key user00000000"),
+        "{verdict_of_filter}"
+    );
+
+    // Numbered keys share 10 bytes in the first block; the first heads stand after them.
+    let verdict_of_order = verdict(|forgery, reader| {
+        forgery.block(reader.handle(0).unwrap(), |block| block[18 + 10..18 + 14].reverse());
+    });
+    assert!(verdict_of_order.contains("out of order"), "{verdict_of_order}");
+
+    let verdict_of_counts = verdict(|forgery, reader| {
+        // The base trailer of the second block: all its sequence numbers move by 2^40.
+        forgery.block(reader.handle(1).unwrap(), |block| block[10 + 6] = 1);
+    });
+    assert!(verdict_of_counts.contains("disagree with its properties"), "{verdict_of_counts}");
+
+    let verdict_of_index = verdict(|forgery, _| {
+        // The heads of the index stand after its header and common bytes; lower the last byte of
+        // the first.
+        let index = forgery.footer.index;
+        let bytes = forgery.region(index);
+        let common_len = usize::from(bytes[6]);
+        let layout = crate::block::BlockLayout::parse(bytes).unwrap();
+        let mut key = Vec::new();
+        layout.block(bytes).key_into(0, &mut key).unwrap();
+        bytes[18 + common_len] -= 1;
+    });
+    assert!(verdict_of_index.contains("separator is below"), "{verdict_of_index}");
+}
+
+#[test]
+fn verification_covers_the_file_and_finds_a_wrong_checksum() {
+    let dir = tempfile::tempdir().unwrap();
+    for compression in COMPRESSIONS {
+        let meta = write(dir.path(), options(compression), &numbered());
+        open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap();
+        let wrong = TableMeta { checksum: meta.checksum ^ 1, ..meta };
+        let error =
+            open(dir.path(), &wrong, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap_err();
+        assert!(error.to_string().contains("whole table"), "{error}");
+    }
+}
+
+#[test]
+fn an_index_that_points_outside_is_corruption() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries: Vec<Entry> = numbered().into_iter().take(3).collect();
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    let mut forgery = Forgery::of(dir.path());
+    let index = forgery.footer.index;
+    // The only entry ends with its handle: offset 20 in one byte, then the length.
+    let handle_at =
+        forgery.region(index).iter().rposition(|&byte| byte == HEADER_LEN as u8).unwrap();
+    forgery.region(index)[handle_at] = 100;
+    let meta = forgery.write(dir.path(), &meta);
+    for mode in MODES {
+        let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+        for error in [
+            get(&reader, b"user00000003", Trailer::NEWEST).map(|_| ()).unwrap_err(),
+            reader.cursor(Access::Random).seek_to_first().unwrap_err(),
+            reader.verify_all().unwrap_err(),
+        ] {
+            assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(index.offset)));
+        }
+    }
+}
+
+fn golden() -> Vec<u8> {
+    include_str!("golden/table.hex")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .collect()
+}
+
+/// The bytes of tables never change: what was written by the first esker is read by every later
+/// one, and this esker writes the same. If this fails, the format was changed: make a new version
+/// of it instead.
+#[test]
+fn stored_bytes_never_change() {
+    let entries = sorted(vec![
+        put(b"", 1, b"empty key"),
+        put(b"esker", 9, b""),
+        (b"esker".to_vec(), Trailer::new(SequenceNumber(7), ValueKind::Delete), Vec::new()),
+        put(b"esker", 3, &[b'x'; 60]),
+        put(b"eskers are ridges", 4, b"of gravel"),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let options = TableWriterOptions { block_bytes: 100, ..options(Compression::None) };
+    let meta = write(dir.path(), options, &entries);
+    let path = dir.path().join("000007.table");
+    let written = std::fs::read(&path).unwrap();
+    let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text: Vec<String> = hex.chunks(16).map(|line| line.join(" ")).collect();
+    assert_eq!(written, golden(), "the bytes written are\n{}", text.join("\n"));
+    std::fs::write(&path, golden()).unwrap();
+    for mode in MODES {
+        let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+        assert_eq!(reader.block_count(), 3);
+        check_cursor(&entries, &mut reader.cursor(Access::Random));
+        reader.verify_all().unwrap();
+    }
 }

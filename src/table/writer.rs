@@ -1,8 +1,8 @@
 //! Writing a table, from the first entry to the sync of its file.
 //!
-//! Entries come in order. Blocks are cut before they outgrow their size and handed to the file in pieces of about
-//! 1 MiB; the operating system is asked every 2 MiB to begin writing, so that the final sync is short. The filter,
-//! the index and the properties wait in memory until the end.
+//! Entries come in order. Blocks are cut before they outgrow their size and handed to the file in
+//! pieces of about 1 MiB; the operating system is asked every 2 MiB to begin writing, so that the
+//! final sync is short. The filter, the index and the properties wait in memory until the end.
 //!
 //! # Rules
 //! * Entries are strictly ordered; a violation is a bug of the caller and panics.
@@ -38,7 +38,8 @@ const WRITEBACK_BYTES: u64 = 2 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableWriterOptions {
     pub(crate) number: FileNumber,
-    /// A block, as it lies in the file before compression, is no longer than this unless it holds a single entry.
+    /// A block, as it lies in the file before compression, is no longer than this unless it holds a
+    /// single entry.
     pub(crate) block_bytes: usize,
     pub(crate) compression: Compression,
     /// Filter bits for each user key; 0: no filter.
@@ -113,11 +114,12 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Panics unless the entry stands after the last. Returns the bytes its key shares with the last key, and whether
-    /// it is the same key.
+    /// Panics unless the entry stands after the last. Returns the bytes its key shares with the
+    /// last key, and whether it is the same key.
     #[inline]
     fn check_order(&self, key: &[u8], trailer: Trailer) -> (usize, bool) {
-        // A block is never left empty between calls, so the last entry of the table is the last of the block.
+        // A block is never left empty between calls, so the last entry of the table is the last of
+        // the block.
         let Some(last_trailer) = self.block.last_trailer() else {
             return (0, false);
         };
@@ -202,7 +204,8 @@ impl TableWriter {
         self.output.flush_if_full()
     }
 
-    /// Writes the rest, makes the file durable and says what the manifest must know. There must be entries.
+    /// Writes the rest, makes the file durable and says what the manifest must know. There must be
+    /// entries.
     pub(crate) fn finish(mut self) -> Result<TableMeta> {
         assert!(self.meta.entry_count > 0, "a table is never empty");
         self.meta.largest = self.block.last_key().into();
@@ -256,12 +259,14 @@ fn empty_meta(number: FileNumber) -> TableMeta {
     }
 }
 
-/// A short key at or after `last` and, if the keys differ, before `next`; they share exactly `shared` bytes.
+/// A short key at or after `last` and, if the keys differ, before `next`; they share exactly
+/// `shared` bytes.
 fn separator_into(last: &[u8], next: &[u8], shared: usize, out: &mut Vec<u8>) {
     out.clear();
     let is_prefix = shared == last.len();
     if !is_prefix && next.len() > shared + 1 {
-        // One byte into the difference, `next` is already above `last`; it has more bytes, so it is above its prefix.
+        // One byte into the difference, `next` is already above `last`; it has more bytes, so it is
+        // above its prefix.
         out.extend_from_slice(&next[..=shared]);
     } else if !is_prefix && last[shared] + 1 < next[shared] {
         out.extend_from_slice(&last[..shared]);
@@ -325,9 +330,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(0u8..4, 0..6)
+    }
+
     proptest! {
         #[test]
-        fn separators_separate(a in proptest::collection::vec(0u8..4, 0..6), b in proptest::collection::vec(0u8..4, 0..6)) {
+        fn separators_separate(a in keys(), b in keys()) {
             let (last, next) = if a <= b { (a, b) } else { (b, a) };
             let mut separator = Vec::new();
             separator_into(&last, &next, shared_len(&last, &next), &mut separator);

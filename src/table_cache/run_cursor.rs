@@ -20,6 +20,7 @@ use crate::table_cache::TableCache;
 use crate::version::Run;
 
 /// A position in some adjacent tables of a run, or nowhere.
+#[derive(Debug)]
 pub(crate) struct RunCursor {
     cache: Arc<TableCache>,
     run: Arc<Run>,

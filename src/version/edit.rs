@@ -1,8 +1,8 @@
 //! Version edits: the changes of trees and counters that the manifest keeps.
 //!
-//! A [`VersionEdit`] is plain data. Whoever changes a tree fills one; the manifest stores it; folding
-//! all edits of a manifest gives the state of the database. An edit is whole by itself: it is applied
-//! in full or not at all.
+//! A [`VersionEdit`] is plain data. Whoever changes a tree fills one; the manifest stores it;
+//! folding all edits of a manifest gives the state of the database. An edit is whole by itself: it
+//! is applied in full or not at all.
 //!
 //! # Format
 //! ```text
@@ -23,9 +23,10 @@
 //! | 10 | first WAL segment | number:varint |
 //! | 11 | WAL synced | segment:varint offset:varint |
 //!
-//! `options` is `(name:slice value:slice)*`, a slice a varint length and that many bytes, and `meta`
-//! is the fields of [`TableMeta`] in their order: numbers as varints, keys as slices, the checksum as
-//! `u32`. Expiry times are stored plus one (modulo 2^64), so that *never* takes one byte.
+//! `options` is `(name:slice value:slice)*`, a slice a varint length and that many bytes, and
+//! `meta` is the fields of [`TableMeta`] in their order: numbers as varints, keys as slices, the
+//! checksum as `u32`. Expiry times are stored plus one (modulo 2^64), so that *never* takes one
+//! byte.
 //!
 //! Tags 7 to 11 stand at most once. Payloads are read to their last byte. An unknown tag below 0x80
 //! changes the meaning of the edit, so it is an
@@ -33,8 +34,8 @@
 //! those who do not know it.
 //!
 //! # Not here
-//! What an edit does to the state (`manifest::state`) and where its bytes stand (`manifest`). Errors
-//! of the decoder name no file: the manifest adds path and offset.
+//! What an edit does to the state (`manifest::state`) and where its bytes stand (`manifest`).
+//! Errors of the decoder name no file: the manifest adds path and offset.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -74,8 +75,8 @@ pub(crate) struct TableAdded {
 
 /// A change of the state of the database.
 ///
-/// Applied in the order of the fields: a table may move by being removed and added, and what belongs
-/// to a dropped keyspace is gone with it. What is `None` stays as it is.
+/// Applied in the order of the fields: a table may move by being removed and added, and what
+/// belongs to a dropped keyspace is gone with it. What is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VersionEdit {
     pub(crate) keyspaces_created: Vec<KeyspaceCreated>,
@@ -86,6 +87,8 @@ pub(crate) struct VersionEdit {
     /// Up to here all writes to the keyspace are in its tables.
     pub(crate) flushed_sequences: Vec<(KeyspaceId, SequenceNumber)>,
     pub(crate) keyspaces_dropped: Vec<KeyspaceId>,
+    // The counters below never go back. Whoever takes part of an edit from them does so, and
+    // appends the edit, under one lock: else two edits could stand in the wrong order.
     /// No file has this number or a higher one.
     pub(crate) next_file_number: Option<FileNumber>,
     /// No keyspace ever had this id or a higher one.
@@ -209,7 +212,7 @@ impl VersionEdit {
                 .map_err(|Truncated| corrupt("a field of the edit ends early".to_owned()))?;
             match Tag::from_byte(tag) {
                 Some(tag) => {
-                    edit.read_field(tag, payload).map_err(|bad| bad.of_field(tag as u8))?
+                    edit.read_field(tag, payload).map_err(|bad| bad.of_field(tag as u8))?;
                 }
                 None if tag >= TAG_OPTIONAL => {}
                 None => {
@@ -251,8 +254,8 @@ impl VersionEdit {
     }
 }
 
-/// Whether `bytes` can be cut into fields, as those of an edit can; and how many were seen. Looks at
-/// no payload, so it tells quickly that some bytes are no edit.
+/// Whether `bytes` can be cut into fields, as those of an edit can; and how many were seen. Looks
+/// at no payload, so it tells quickly that some bytes are no edit.
 pub(crate) fn is_cut_into_fields(bytes: &[u8]) -> (bool, usize) {
     let mut decoder = Decoder::new(bytes);
     let mut field_count = 0;

@@ -65,7 +65,8 @@ fn text_round_trips_and_says_everything() {
     assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (8, 9));
 }
 
-/// Applies `removed` and `added` (`level run table`, by commas) to `text`; the new text, or the error.
+/// Applies `removed` and `added` (`level run table`, by commas) to `text`; the new text, or the
+/// error.
 fn applied(text: &str, removed: &[u64], added: &str) -> String {
     let before = version(text);
     let removed: Vec<FileNumber> = removed.iter().copied().map(FileNumber).collect();
@@ -201,12 +202,13 @@ proptest! {
         prop_assume!(usize::from(cuts[0] % 3) < stored.len());
         let run = run_over(&stored, &cuts);
         for key in stored.iter().chain(&probes) {
+            let number = |table: &Arc<Table>| table.meta().number;
             let expected = run.tables.iter().find(|table| table.meta().covers(key));
-            prop_assert_eq!(run.find(key).map(|t| t.meta().number), expected.map(|t| t.meta().number));
+            prop_assert_eq!(run.find(key).map(number), expected.map(number));
             for hi in probes.iter().filter(|hi| key <= hi) {
-                let metas = run.tables.iter().map(|table| table.meta());
-                let expected: Vec<_> = metas.filter(|m| m.overlaps(key, hi)).map(|m| m.number).collect();
-                let found: Vec<_> = run.overlapping(key, hi).iter().map(|t| t.meta().number).collect();
+                let expected = run.tables.iter().filter(|table| table.meta().overlaps(key, hi));
+                let expected: Vec<_> = expected.map(number).collect();
+                let found: Vec<_> = run.overlapping(key, hi).iter().map(number).collect();
                 prop_assert_eq!(found, expected);
             }
             // The wrong way round is no panic.

@@ -1,8 +1,8 @@
 //! Versions drawn as text, for tests.
 //!
 //! A line is a run: `L<level> run <id>: <table> <table> ...`. Runs of a level stand in the order in
-//! which they are written, so that a test can also draw a tree that breaks the rules. Empty lines and
-//! lines that begin with `//` are skipped.
+//! which they are written, so that a test can also draw a tree that breaks the rules. Empty lines
+//! and lines that begin with `//` are skipped.
 //!
 //! A table is `<number>[<smallest>..<largest>]`, followed by any of these, in any order, without
 //! spaces:
@@ -16,8 +16,8 @@
 //! | `@5-8` | write times of the oldest and newest entry, in ms | `@0-0` |
 //! | `!7-9` | first and last expiry, in ms | never |
 //!
-//! Keys are written as [`crate::key::escape`] does; one with a space, `]` or `..` needs `\xNN` there.
-//! `Display` of a version is such text. A text that does not parse is a panic.
+//! Keys are written as [`crate::key::escape`] does; one with a space, `]` or `..` needs `\xNN`
+//! there. `Display` of a version is such text. A text that does not parse is a panic.
 
 use std::sync::Arc;
 

@@ -1,0 +1,234 @@
+//! `load` and `dump`: whole keyspaces as lines of text, in three forms that round-trip every byte.
+//!
+//! Both stream. `load` writes batches; a bad line is named by its number and ends the load, and what stood before it
+//! is kept (with `--atomic` everything is one batch and nothing is kept). When `load` returns, all is durable.
+//!
+//! A line ends with a newline; the last one may lack it. The first tab ends the key, so a value may hold raw tabs.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use esker::WriteBatch;
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+
+use crate::args::{DumpArgs, DumpFormat, Global, LoadArgs};
+use crate::database::{Access, Opened};
+use crate::error::Failure;
+use crate::output::{self, Out};
+use crate::range::KeyRange;
+use crate::text::Encoding;
+
+const BATCH_ENTRIES: usize = 1000;
+const BATCH_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 1 << 20;
+
+/// A line of `jsonl`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonLine {
+    key: String,
+    value: String,
+}
+
+/// What `load` did.
+#[derive(Default, Serialize)]
+struct Loaded {
+    entries: u64,
+    bytes: u64,
+}
+
+/// `load FILE`.
+pub fn load(global: &Global, args: &LoadArgs, out: &mut Out) -> Result<(), Failure> {
+    let (mut input, bytes) = open_input(&args.file)?;
+    let encoding = if args.input == DumpFormat::Hex { Encoding::Hex } else { out.encoding };
+    let parser = Parser { json: args.input == DumpFormat::Jsonl, encoding };
+    let opened = Opened::open(global, Access::Create)?;
+    let progress = match bytes {
+        Some(bytes) => output::progress_bytes("loading", bytes),
+        None => output::spinner("loading"),
+    };
+    let mut loader =
+        Loader { opened: &opened, parser, batch: WriteBatch::new(), loaded: Loaded::default() };
+    let result = loader.run(&mut input, args, &progress);
+    progress.finish_and_clear();
+    let loaded = loader.loaded;
+    // Also after a bad line: what came before it is kept, and so it is made durable.
+    let synced = opened.db.sync();
+    result?;
+    synced?;
+    opened.close()?;
+    if out.json {
+        return out.json_line(&loaded);
+    }
+    let (entries, bytes) = (output::count(loaded.entries), output::bytes(loaded.bytes));
+    out.line(format!("loaded {entries} entries, {bytes} of keys and values"))
+}
+
+/// `dump`.
+pub fn dump(global: &Global, args: &DumpArgs, out: &mut Out) -> Result<(), Failure> {
+    if let Some(form) = args.output {
+        out.json = form == DumpFormat::Jsonl;
+    }
+    if args.output == Some(DumpFormat::Hex) {
+        out.encoding = Encoding::Hex;
+    }
+    let opened = Opened::open(global, Access::Read)?;
+    let mut cursor = opened.keyspace.cursor();
+    KeyRange::default()
+        .walk(&mut cursor, false, u64::MAX, |key, value| out.entry(key, Some(value)))?;
+    drop(cursor);
+    opened.close()
+}
+
+/// The input and its length, where that is known.
+fn open_input(file: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
+    if file == Path::new("-") {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let open = || -> io::Result<(File, u64)> {
+        let input = File::open(file)?;
+        let metadata = input.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        Ok((input, metadata.len()))
+    };
+    let (input, bytes) = open().map_err(|error| Failure::io("read", file, error))?;
+    Ok((Box::new(BufReader::with_capacity(READ_BYTES, input)), Some(bytes)))
+}
+
+/// One `load` on its way.
+struct Loader<'a> {
+    opened: &'a Opened,
+    parser: Parser,
+    batch: WriteBatch,
+    loaded: Loaded,
+}
+
+impl Loader<'_> {
+    fn run(
+        &mut self,
+        input: &mut dyn BufRead,
+        args: &LoadArgs,
+        progress: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            let read = input.read_until(b'\n', &mut line);
+            let read = read.map_err(|error| Failure::io("read", &args.file, error))?;
+            if read == 0 {
+                break;
+            }
+            progress.inc(read as u64);
+            if let Err(what) = self.add(line.strip_suffix(b"\n").unwrap_or(&line)) {
+                return Err(self.bad_line(number, &what, args));
+            }
+            if !args.atomic
+                && (self.batch.len() >= BATCH_ENTRIES || self.batch.bytes() >= BATCH_BYTES)
+            {
+                self.write()?;
+            }
+        }
+        self.write()
+    }
+
+    fn add(&mut self, line: &[u8]) -> Result<(), String> {
+        let (key, value) = self.parser.parse(line)?;
+        if key.len() > esker::key::KEY_LEN_MAX {
+            return Err(format!(
+                "the key has {} bytes, more than {}",
+                key.len(),
+                esker::key::KEY_LEN_MAX
+            ));
+        }
+        self.loaded.bytes += (key.len() + value.len()) as u64;
+        self.batch.put_in(&self.opened.keyspace, key, value);
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        let batch = std::mem::take(&mut self.batch);
+        let entries = batch.len() as u64;
+        if entries > 0 {
+            self.opened.db.write(batch)?;
+            self.loaded.entries += entries;
+        }
+        Ok(())
+    }
+
+    /// Writes what came before the bad line, unless nothing is to be kept, and tells.
+    fn bad_line(&mut self, number: u64, what: &str, args: &LoadArgs) -> Failure {
+        if !args.atomic
+            && let Err(failure) = self.write()
+        {
+            return failure;
+        }
+        let kept = match self.loaded.entries {
+            0 => "nothing was written".to_owned(),
+            entries => format!("the {entries} entries before it are kept"),
+        };
+        Failure::refused(format!("bad line {number}: {what}"))
+            .at(args.file.display().to_string())
+            .advise(format!("mend the line and load again; {kept}"))
+    }
+}
+
+/// Takes a line apart.
+struct Parser {
+    json: bool,
+    encoding: Encoding,
+}
+
+impl Parser {
+    fn parse(&self, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+        if self.json {
+            let line: JsonLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+            let field = |text: &str| self.encoding.read(text.as_bytes());
+            return Ok((field(&line.key)?, field(&line.value)?));
+        }
+        let Some(tab) = line.iter().position(|byte| *byte == b'\t') else {
+            return Err("no tab between key and value".to_owned());
+        };
+        Ok((self.encoding.read(&line[..tab])?, self.encoding.read(&line[tab + 1..])?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TSV: Parser = Parser { json: false, encoding: Encoding::Text };
+    const JSON: Parser = Parser { json: true, encoding: Encoding::Text };
+
+    #[test]
+    fn the_first_tab_ends_the_key() {
+        assert_eq!(TSV.parse(b"a\tb\tc").unwrap(), (b"a".to_vec(), b"b\tc".to_vec()));
+        assert_eq!(TSV.parse(b"\t").unwrap(), (vec![], vec![]));
+        assert_eq!(TSV.parse(br"a\x09b	c").unwrap(), (b"a\tb".to_vec(), b"c".to_vec()));
+    }
+
+    #[test]
+    fn bad_lines_say_why() {
+        assert!(TSV.parse(b"abc").unwrap_err().contains("no tab"));
+        assert!(TSV.parse(b"").is_err());
+        assert!(TSV.parse(b"a\\q\tb").unwrap_err().contains("backslash"));
+        for line in [
+            "",
+            "{}",
+            r#"{"key":"a"}"#,
+            r#"{"key":1,"value":"b"}"#,
+            r#"{"key":"a","value":"b","x":1}"#,
+        ] {
+            assert!(JSON.parse(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn json_strings_hold_encoded_bytes() {
+        let line = br#"{"value":"\\x00","key":"k\\\\"}"#;
+        assert_eq!(JSON.parse(line).unwrap(), (b"k\\".to_vec(), b"\0".to_vec()));
+    }
+}

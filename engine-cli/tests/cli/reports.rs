@@ -1,0 +1,76 @@
+//! Metrics, options, completions, man.
+
+use crate::support::{Answer, Place, numbered, program};
+
+fn filled() -> Place {
+    let place = Place::new();
+    let lines = numbered(5000, |n| format!("k{n:05}\tvalue-{n}\n"));
+    place.feed("load -", lines).ok();
+    place.run("flush").ok();
+    place
+}
+
+#[test]
+fn reports_are_text_and_json_documents() {
+    let place = filled();
+    for verb in ["stats", "levels", "amp"] {
+        let text = place.run(verb).ok();
+        assert!(text.lines().len() > 3, "{verb}: {text:?}");
+        assert!(!text.text().contains('\x1b'), "{verb}");
+        let json = place.run_with(&[verb, "--format", "json"]).ok();
+        assert!(json.json().is_object() && json.lines().len() == 1, "{verb}");
+    }
+}
+
+#[test]
+fn levels_show_the_tree() {
+    let place = filled();
+    let json = place.run("levels --format json").ok().json();
+    let levels = json["keyspaces"][0]["levels"].as_array().unwrap();
+    let entries: u64 = levels.iter().map(|level| level["entries"].as_u64().unwrap()).sum();
+    assert_eq!(entries, 5000);
+    assert!(place.run("levels").ok().text().contains("L0"));
+}
+
+#[test]
+fn amplification_is_by_part() {
+    let json = filled().run("amp --format json").ok().json();
+    for part in ["write", "read", "space"] {
+        assert!(json[part].is_object(), "{json}");
+    }
+    assert!(json["space"]["disk_bytes"].as_u64().unwrap() > 0);
+    assert!(json["space"]["parts"].as_array().unwrap().len() >= 3);
+}
+
+#[test]
+fn compact_says_what_it_rewrote() {
+    let place = filled();
+    let compacted = place.run("compact").ok();
+    assert!(compacted.text().contains("compacted default: read "), "{compacted:?}");
+    let json = place.run("compact --from k1 --to k2 --format json").ok().json();
+    assert_eq!(json["keyspace"], "default");
+    place.run("compact --from k2 --to k1").ok();
+    assert_eq!(place.run("scan --count").ok().text(), "5000\n");
+}
+
+#[test]
+fn the_table_of_options_is_complete() {
+    let place = Place::new();
+    let options = place.run("options --format json").ok().json();
+    let rows = options.as_array().unwrap();
+    for name in ["memtable_bytes", "read_mode", "wal_mode", "compaction", "background_threads"] {
+        assert!(rows.iter().any(|row| row["name"] == name), "{name}");
+    }
+    assert!(place.run("options").ok().text().contains("memtable_bytes"));
+}
+
+#[test]
+fn completions_and_man_page_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let answer: Answer = program().args(["completions", shell]).output().unwrap().into();
+        assert!(answer.ok().text().contains("engine-cli"));
+    }
+    let man: Answer = program().arg("man").output().unwrap().into();
+    let man = man.ok();
+    assert!(man.text().contains(".TH engine-cli") && man.text().contains("durability"));
+}

@@ -1,0 +1,94 @@
+//! `load` and `dump`.
+
+use crate::support::{Place, numbered};
+
+/// Keys and values with every kind of byte in them.
+fn awkward(place: &Place) -> usize {
+    let mut lines = numbered(256, |byte| format!("put 6b{byte:02x} {byte:02x}{byte:02x}\n"));
+    lines += "put  00\nput 00 \nput e697a5e69cac c3bc20e280ae\n";
+    place.feed("--hex shell", &lines).ok();
+    256 + 3
+}
+
+#[test]
+fn every_form_round_trips_every_byte() {
+    let place = Place::new();
+    let entries = awkward(&place);
+    let all = place.run("--hex scan").ok().out;
+    for form in ["tsv", "jsonl", "hex"] {
+        let dump = place.run_with(&["dump", "--output", form]).ok();
+        assert_eq!(dump.lines().len(), entries, "{form}");
+        let copy = Place::new();
+        let load = copy.feed(&format!("load - --input {form}"), &dump.out).ok();
+        assert!(load.text().contains(&entries.to_string()), "{load:?}");
+        assert_eq!(copy.run("--hex scan").ok().out, all, "{form}");
+        assert_eq!(copy.run_with(&["dump", "--output", form]).ok().out, dump.out);
+    }
+}
+
+#[test]
+fn dump_has_the_forms_of_the_flags() {
+    let place = Place::new();
+    place.run("put a b").ok();
+    assert_eq!(place.run("dump").ok().text(), "a\tb\n");
+    assert_eq!(place.run("dump --output hex").ok().text(), "61\t62\n");
+    assert_eq!(place.run("dump --hex").ok().text(), "61\t62\n");
+    let json = "{\"key\":\"a\",\"value\":\"b\"}\n";
+    assert_eq!(place.run("dump --output jsonl").ok().text(), json);
+    assert_eq!(place.run("dump --input jsonl").ok().text(), json);
+    assert_eq!(place.run("dump --format json").ok().text(), json);
+}
+
+#[test]
+fn load_reads_files_and_the_last_line_may_lack_its_newline() {
+    let place = Place::new();
+    let file = place.file_with("in.tsv", "a\t1\nb\t2");
+    place.run_with(&["load", file.to_str().unwrap()]).ok();
+    assert_eq!(place.run("scan").ok().text(), "a\t1\nb\t2\n");
+    let load = place.run_with(&["load", file.to_str().unwrap(), "--format", "json"]).ok();
+    assert_eq!(load.json(), serde_json::json!({"entries": 2, "bytes": 4}));
+    place.run("load /nowhere/at/all").fails(4, &["/nowhere/at/all"]);
+    place.run("load /").fails(4, &["/"]);
+}
+
+#[test]
+fn a_bad_line_is_named_and_what_came_before_is_kept() {
+    let place = Place::new();
+    let lines = numbered(2500, |n| format!("k{n:04}\tv\n")) + "bad\nlater\tv\n";
+    let failed = place.feed("load -", lines).fails(6, &["line 2501", "no tab", "2500"]);
+    assert_eq!(failed.text(), "");
+    assert_eq!(place.run("scan --count").ok().text(), "2500\n");
+    assert_eq!(place.run("get later").code, 1);
+}
+
+#[test]
+fn an_atomic_load_keeps_nothing_of_a_bad_file() {
+    let place = Place::new();
+    let lines = numbered(2500, |n| format!("k{n:04}\tv\n"));
+    place.feed("load - --atomic", lines.clone() + "bad\n").fails(6, &["line 2501", "nothing"]);
+    assert_eq!(place.run("scan --count").ok().text(), "0\n");
+    place.feed("load - --atomic", lines).ok();
+    assert_eq!(place.run("scan --count").ok().text(), "2500\n");
+}
+
+#[test]
+fn each_form_says_what_is_wrong_with_a_line() {
+    let place = Place::new();
+    place.feed("load -", "a\tb\n\n").fails(6, &["line 2"]);
+    place.feed("load -", "a\\q\tb\n").fails(6, &["line 1", "backslash"]);
+    place.feed("load - --input hex", "61\t6\n").fails(6, &["line 1", "odd"]);
+    place.feed("load - --input jsonl", "{\"key\":\"a\"}\n").fails(6, &["line 1", "value"]);
+    place.feed("load - --input jsonl", "[]\n").fails(6, &["line 1"]);
+    place.feed("load - --input csv", "").fails(2, &["csv"]);
+    let long = format!("ok\tv\n{}\tv\n", "k".repeat(1 << 16));
+    place.feed("load -", long).fails(6, &["line 2", "65536", "65535"]);
+    assert_eq!(place.run("get ok").ok().text(), "v\n");
+}
+
+#[test]
+fn load_and_dump_follow_the_keyspace() {
+    let place = Place::new();
+    place.feed("load - --keyspace logs", "a\tb\n").ok();
+    assert_eq!(place.run("dump --keyspace logs").ok().text(), "a\tb\n");
+    assert_eq!(place.run("dump").ok().text(), "");
+}

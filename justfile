@@ -1,0 +1,38 @@
+# One entry for every chore; each recipe is a plain command that also runs without `just`.
+
+# The list of recipes.
+default:
+    @just --list
+
+# What must hold before a change is shown: format, lints, the rules of the tree, licences, spelling.
+check:
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo test --locked --test it tidy
+    if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
+    if command -v typos >/dev/null; then typos; fi
+
+# All tests.
+test:
+    cargo test --locked --workspace
+
+# Rewrites expected output after an intended change. Read the diff before you commit it.
+bless:
+    ESKER_BLESS=1 cargo test --locked --workspace
+    git diff --stat
+
+# Fuzzes TARGET (db_directory, operations) until stopped or for so many seconds.
+fuzz TARGET SECONDS="0":
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -rss_limit_mb=1024
+
+# The benchmarks. Compare only runs of one sitting.
+bench *ARGS:
+    cargo bench --locked {{ ARGS }}
+
+# The documentation, with the private items, as HTML.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# Everything that CI runs.
+ci:
+    bash .ci/run

@@ -1,0 +1,334 @@
+//! Background work: the threads, how they choose what to do, and the same work done inline.
+//!
+//! With one thread, it flushes and compacts; a running compaction stops between blocks to run a flush that became due.
+//! With more, one thread only flushes, so that flush never waits behind compaction. With none, the calls that need
+//! the work do it: [`run_due`].
+//!
+//! A failed flush or compaction is remembered and not tried again by itself, so that a full disk does not make a busy
+//! loop. It is tried again when a writer needs room, when somebody asks for it, or when the tree changes.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use crate::db::compact_job::{self, CompactJob};
+use crate::db::flush_job;
+use crate::db::install::remove_unreferenced;
+use crate::db::state::{Inner, KeyspaceCore};
+use crate::db::work::WorkState;
+use crate::error::{Error, Result};
+use crate::key::SequenceNumber;
+use crate::spawn::Spawn;
+
+/// What a thread works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Flush,
+    Compact,
+    Both,
+}
+
+/// Something to do.
+#[derive(Debug)]
+enum Job {
+    Flush(Arc<KeyspaceCore>),
+    PrepareSegment,
+    RemoveFiles,
+    Compact(Box<CompactJob>),
+}
+
+/// Starts the threads that the options ask for.
+pub(crate) fn start(inner: &Arc<Inner>, spawner: &dyn Spawn) -> Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let count = inner.options.background_threads;
+    let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| -> Result<()> {
+        let thread = spawner
+            .spawn(&name, body)
+            .map_err(|e| Error::io("start a thread for", &inner.dir, e))?;
+        threads.push(thread);
+        Ok(())
+    };
+    for index in 0..count {
+        let role = match (count, index) {
+            (1, _) => Role::Both,
+            (_, 0) => Role::Flush,
+            _ => Role::Compact,
+        };
+        let inner = Arc::clone(inner);
+        spawn(format!("esker-{index}"), Box::new(move || work(&inner, role)))?;
+    }
+    if count > 0 {
+        let inner = Arc::clone(inner);
+        spawn("esker-timer".to_owned(), Box::new(move || run_timer(&inner)))?;
+    }
+    Ok(threads)
+}
+
+/// The life of a background thread.
+fn work(inner: &Inner, role: Role) {
+    let mut state = inner.work.lock();
+    while !state.shutdown {
+        match next_job(inner, &mut state, role) {
+            Some(job) => {
+                drop(state);
+                // The error is kept in the work state, where those who wait for the job find it.
+                let _ = run(inner, job);
+                state = inner.work.lock();
+            }
+            None => inner.work.wait_due(&mut state),
+        }
+    }
+}
+
+/// Chooses the most urgent job for `role` and marks it as running.
+fn next_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) -> Option<Job> {
+    if inner.work.has_unreferenced() {
+        return Some(Job::RemoveFiles);
+    }
+    if role != Role::Compact {
+        if let Some(core) = due_flush(inner, state) {
+            state.flushing.insert(core.id);
+            return Some(Job::Flush(core));
+        }
+        if segment_is_due(inner) {
+            return Some(Job::PrepareSegment);
+        }
+    }
+    if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
+        if let Some(job) = compact_job::pick(inner, state) {
+            return Some(Job::Compact(Box::new(job)));
+        }
+        state.compaction_wanted = false;
+        inner.work.job_ended();
+    }
+    None
+}
+
+/// The keyspace whose oldest immutable memtable waits longest for flush.
+fn due_flush(inner: &Inner, state: &WorkState) -> Option<Arc<KeyspaceCore>> {
+    if state.flush_error.is_some() {
+        return None;
+    }
+    let keyspaces = inner.keyspaces.load();
+    let waiting = keyspaces.by_id.values().filter(|core| !state.flushing.contains(&core.id));
+    waiting
+        .filter_map(|core| Some((core.view.load().immutables.last()?.cut(), core)))
+        .min_by_key(|(cut, _)| *cut)
+        .map(|(_, core)| Arc::clone(core))
+}
+
+fn segment_is_due(inner: &Inner) -> bool {
+    inner.commit().lock().wal.as_ref().is_some_and(|wal| wal.wants_prepared_segment())
+}
+
+/// Runs `job`. On failure the error is also kept in the work state.
+fn run(inner: &Inner, job: Job) -> Result<()> {
+    match job {
+        Job::Flush(core) => {
+            let result = flush_job::run(inner, &core);
+            let mut state = inner.work.lock();
+            state.flushing.remove(&core.id);
+            note_result(inner, &mut state, &result, true);
+            drop(state);
+            inner.work.job_ended();
+            result
+        }
+        Job::PrepareSegment => prepare_segment(inner),
+        Job::RemoveFiles => {
+            remove_unreferenced(inner);
+            Ok(())
+        }
+        Job::Compact(job) => {
+            let single = inner.options.background_threads == 1;
+            let result = compact_job::run(inner, &job, &mut || {
+                if single { run_due_flush(inner) } else { Ok(()) }
+            });
+            let mut state = inner.work.lock();
+            state.release(job.core.id, &job.plan, &job.version);
+            state.compaction_wanted = true;
+            note_result(inner, &mut state, &result, false);
+            drop(state);
+            drop(job);
+            inner.work.job_ended();
+            result
+        }
+    }
+}
+
+fn note_result(inner: &Inner, state: &mut WorkState, result: &Result<()>, flush: bool) {
+    if let Err(error) = result {
+        if !compact_job::is_cancelled(error) {
+            inner.counters().background_errors.add(1);
+            state.note_error(error, flush);
+        }
+    }
+}
+
+/// Makes the next log segment ready, so that no writer waits for its allocation. Best effort: a writer that finds none
+/// makes one, and reports what is wrong.
+fn prepare_segment(inner: &Inner) -> Result<()> {
+    let Some(preparation) = inner.commit().lock().wal().start_preparation() else { return Ok(()) };
+    let prepared = preparation.run();
+    let mut commit = inner.commit().lock();
+    match prepared {
+        Ok(segment) => {
+            commit.wal().install_prepared(segment);
+            Ok(())
+        }
+        Err(error) => {
+            commit.wal().abandon_preparation();
+            Err(error)
+        }
+    }
+}
+
+/// Runs flushes until none is due; from within a compaction, or inline.
+pub(crate) fn run_due_flush(inner: &Inner) -> Result<()> {
+    loop {
+        let mut state = inner.work.lock();
+        let Some(core) = due_flush(inner, &state) else { return Ok(()) };
+        state.flushing.insert(core.id);
+        drop(state);
+        run(inner, Job::Flush(core))?;
+    }
+}
+
+/// Runs everything that is due, in this thread; for databases without background threads.
+pub(crate) fn run_due(inner: &Inner) -> Result<()> {
+    loop {
+        let mut state = inner.work.lock();
+        let Some(job) = next_job(inner, &mut state, Role::Both) else { return Ok(()) };
+        drop(state);
+        run(inner, job)?;
+    }
+}
+
+/// Waits until `done` says so, while flushes go on. Asks for another try if the last flush failed.
+pub(crate) fn wait_for_flush(inner: &Inner, done: impl Fn() -> bool) -> Result<()> {
+    let mut state = inner.work.lock();
+    let mut may_retry = true;
+    loop {
+        if done() {
+            return Ok(());
+        }
+        inner.check_open()?;
+        if let Some(error) = inner.commit().failure() {
+            return Err(crate::db::commit::poisoned(&error));
+        }
+        if let Some(error) = state.flush_error.clone() {
+            if !may_retry {
+                return Err(error);
+            }
+            state.flush_error = None;
+        }
+        may_retry = false;
+        if inner.runs_inline() {
+            drop(state);
+            run_due_flush(inner)?;
+            state = inner.work.lock();
+        } else {
+            inner.work.announce_locked(&state);
+            inner.work.wait_progress(&mut state);
+        }
+    }
+}
+
+/// Waits until nothing is due and nothing runs.
+pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
+    if inner.runs_inline() {
+        let mut state = inner.work.lock();
+        state.flush_error = None;
+        state.compaction_error = None;
+        state.compaction_wanted = true;
+        drop(state);
+        return run_due(inner);
+    }
+    let mut state = inner.work.lock();
+    state.flush_error = None;
+    state.compaction_error = None;
+    state.compaction_wanted = true;
+    inner.work.announce_locked(&state);
+    loop {
+        inner.check_open()?;
+        if let Some(error) = inner.commit().failure() {
+            return Err(crate::db::commit::poisoned(&error));
+        }
+        if let Some(error) = state.flush_error.as_ref().or(state.compaction_error.as_ref()) {
+            return Err(error.clone());
+        }
+        let running =
+            !state.flushing.is_empty() || state.busy.values().any(|busy| busy.running_count > 0);
+        if !running && !state.compaction_wanted && due_flush(inner, &state).is_none() {
+            return Ok(());
+        }
+        inner.work.wait_progress(&mut state);
+    }
+}
+
+/// The life of the timer: syncs async writes in time, and scrubs.
+fn run_timer(inner: &Inner) {
+    let half_interval = Duration::from_millis(inner.options.async_interval_ms.div_ceil(2));
+    let scrub = (inner.options.scrub_interval_s > 0)
+        .then(|| Duration::from_secs(inner.options.scrub_interval_s));
+    let mut next_scrub_ns = scrub.map(|every| inner.clock.monotonic_ns() + every.as_nanos() as u64);
+    loop {
+        let until_scrub = next_scrub_ns.map(|at| {
+            Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000))
+        });
+        if !inner.work.wait_timer(until_scrub) {
+            return;
+        }
+        if inner.work.async_is_dirty() {
+            // Half the interval to gather, the rest for the sync itself.
+            if !inner.work.sleep(half_interval) {
+                return;
+            }
+            inner.work.take_async();
+            // A failure poisons the queue; every later write says so.
+            let _ = inner.commit().sync(&*inner.clock);
+        }
+        if let (Some(every), Some(at)) = (scrub, next_scrub_ns) {
+            if inner.clock.monotonic_ns() >= at {
+                crate::db::check::scrub(inner);
+                next_scrub_ns = Some(inner.clock.monotonic_ns() + every.as_nanos() as u64);
+            }
+        }
+    }
+}
+
+/// Writes the memtables of `cores` to tables, and waits for it.
+pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
+    inner.check_writable()?;
+    for core in cores {
+        wait_for_flush(inner, || {
+            core.view.load().immutables.len() + 1 < core.options.load().memtables_max
+        })?;
+        let commit = inner.commit().lock();
+        commit.check()?;
+        if !core.view.load().active.table.is_empty() {
+            core.rotate(SequenceNumber(commit.next_sequence.0 - 1), inner.clock.unix_ms());
+        }
+    }
+    inner.work.announce();
+    for core in cores {
+        // Newer ones may come meanwhile; what was there at the call is what counts.
+        let target = core.view.load().immutables.first().map(|memory| memory.cut());
+        let Some(target) = target else { continue };
+        wait_for_flush(inner, || {
+            core.view.load().immutables.last().is_none_or(|memory| memory.cut() > target)
+        })?;
+    }
+    if inner.runs_inline() { run_due(inner) } else { Ok(()) }
+}
+
+/// Flushes every immutable memtable in this thread; for close, when the other threads have ended.
+pub(crate) fn flush_immutables(inner: &Inner) -> Result<()> {
+    for core in inner.keyspaces.load().in_order() {
+        while !core.view.load().immutables.is_empty() {
+            flush_job::run(inner, &core)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Verification: every byte of every file, and every claim that one file makes of another.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::db::state::Inner;
+use crate::error::{Error, ErrorKind, Result};
+use crate::file_name::FileKind;
+use crate::key::FileNumber;
+use crate::manifest::recovery::recover;
+use crate::options::RecoveryMode;
+use crate::table::Table;
+use crate::wal::replay::{ReplayOptions, replay};
+
+/// What a verification read, and what was wrong.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Tables read.
+    pub tables: u64,
+    /// Bytes of those tables.
+    pub table_bytes: u64,
+    /// Entries in those tables.
+    pub entries: u64,
+    /// Records of the log read.
+    pub wal_records: u64,
+    /// Everything that is wrong: one error each, with file and offset. Empty: all is well.
+    pub problems: Vec<Error>,
+}
+
+impl VerifyReport {
+    /// Whether nothing was wrong.
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Reads everything. Damage goes into the report; an error is returned only if the work itself could not go on.
+pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
+    inner.check_open()?;
+    let mut report = VerifyReport::default();
+    for core in inner.keyspaces.load().in_order() {
+        let view = core.view.load_full();
+        if let Err(what) = view.version.check_invariants() {
+            let what = format!("the tree of keyspace {} is out of order: {what}", core.name);
+            report.problems.push(Error::corruption(&FileKind::Current.path(&inner.dir), 0, what));
+        }
+        for (_, _, table) in view.version.tables() {
+            report.tables += 1;
+            report.table_bytes += table.meta().file_bytes;
+            report.entries += table.meta().entry_count;
+            if let Err(error) = verify_table(inner, table) {
+                report.problems.push(error);
+            }
+        }
+    }
+    verify_manifest(inner, &mut report);
+    verify_log(inner, &mut report);
+    Ok(report)
+}
+
+fn verify_table(inner: &Inner, table: &Arc<Table>) -> Result<()> {
+    inner.read.tables.open(table)?.verify_all()
+}
+
+/// Reads the manifest again: it must say what is in memory.
+fn verify_manifest(inner: &Inner, report: &mut VerifyReport) {
+    let tree = inner.tree.lock();
+    let numbers = |state: &crate::manifest::state::ManifestState| -> BTreeSet<FileNumber> {
+        let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
+        versions
+            .flat_map(|version| {
+                version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let current = FileKind::Current.path(&inner.dir);
+    match recover(inner.fs.as_ref(), &inner.dir) {
+        Ok(Some(found)) => {
+            let manifest = FileKind::Manifest(found.manifest_number).path(&inner.dir);
+            if numbers(&found.state) != numbers(&tree.state) {
+                report.problems.push(Error::corruption(
+                    &manifest,
+                    0,
+                    "the manifest names other tables than were opened",
+                ));
+            }
+            if found.torn_tail_bytes > 0 && !inner.options.read_only {
+                report.problems.push(Error::corruption(
+                    &manifest,
+                    0,
+                    "the manifest ends in a torn record",
+                ));
+            }
+        }
+        Ok(None) => report.problems.push(Error::corruption(&current, 0, "CURRENT is missing")),
+        Err(error) => report.problems.push(error),
+    }
+}
+
+/// Reads the log again. Writers wait meanwhile.
+fn verify_log(inner: &Inner, report: &mut VerifyReport) {
+    let tree = inner.tree.lock();
+    let commit = inner.commit().lock();
+    let promised = commit
+        .wal
+        .as_ref()
+        .map_or(tree.state.wal_synced, |wal| wal.synced_position().max(tree.state.wal_synced));
+    let options = ReplayOptions {
+        first_segment: tree.state.wal_first_segment,
+        // A tail torn by a crash is no damage; a database opened for writing has none.
+        mode: if inner.options.read_only {
+            RecoveryMode::PointInTime
+        } else {
+            RecoveryMode::Absolute
+        },
+        promised,
+    };
+    let mut decode = |record: &crate::wal::replay::WalRecord<'_>| {
+        crate::batch::operations(record.payload).try_for_each(|operation| operation.map(drop))
+    };
+    match replay(inner.fs.as_ref(), &inner.dir, options, &mut decode) {
+        Ok(found) => report.wal_records = found.record_count,
+        Err(error) => report.problems.push(error),
+    }
+    drop(commit);
+}
+
+/// One pass of the scrubber: forgets which blocks were verified, and reads every table again. Damage is counted and kept
+/// for the metrics; reads of the damaged block report it too.
+pub(crate) fn scrub(inner: &Inner) {
+    inner.read.tables.clear_verified();
+    for core in inner.keyspaces.load().in_order() {
+        let view = core.view.load_full();
+        for (_, _, table) in view.version.tables() {
+            if inner.check_open().is_err() {
+                return;
+            }
+            match verify_table(inner, table) {
+                Err(error) if error.kind() != ErrorKind::Closed => {
+                    inner.counters().background_errors.add(1);
+                    inner.work.lock().first_error.get_or_insert(error);
+                }
+                _ => {}
+            }
+        }
+    }
+    inner.counters().scrub_passes.add(1);
+}

@@ -1,0 +1,79 @@
+//! Closing: leave a directory that opens fast and says that everything up to its end was synced.
+//!
+//! Memtables that hold much are flushed; little is left in the log, where the next open replays it in a moment. The log
+//! is closed with a mark and synced, its unused tail is cut off, and spare segments are removed. The last manifest edit
+//! promises the synced end, so that any later damage to the log is told from a torn tail.
+
+use std::sync::Arc;
+
+use crate::db::background;
+use crate::db::flush_job;
+use crate::db::install::{commit_edit, note_log_state, remove_unreferenced, retire_segments};
+use crate::db::state::{Inner, KeyspaceCore};
+use crate::error::Result;
+use crate::file_name::FileKind;
+use crate::key::SequenceNumber;
+use crate::version::edit::VersionEdit;
+
+/// Memtables that together hold less than this stay in the log at close: it is replayed in milliseconds.
+const LOG_KEPT_BYTES_MAX: u64 = 1 << 20;
+
+/// Closes `inner`, whose threads have ended and which takes no more calls.
+pub(crate) fn close(inner: &Inner) -> Result<()> {
+    if inner.options.read_only {
+        return Ok(());
+    }
+    inner.commit().lock().check()?;
+    background::flush_immutables(inner)?;
+    let log_is_needed = leave_in_log(inner)?;
+    if log_is_needed {
+        inner.commit().lock().wal().close().map_err(|error| inner.poison(&error))?;
+        inner.commit().sync(&*inner.clock)?;
+    }
+    let first_needed = {
+        let mut tree = inner.tree.lock();
+        let mut edit = VersionEdit::default();
+        let mut first_needed = note_log_state(inner, &mut edit, None);
+        if !log_is_needed {
+            first_needed = inner.commit().lock().wal().next_segment();
+            edit.wal_first_segment = Some(first_needed);
+        }
+        commit_edit(inner, &mut tree, edit)?;
+        first_needed
+    };
+    remove_unreferenced(inner);
+    retire_segments(inner, first_needed);
+    // From here on only waste is removed: failures are harmless, the next open removes what is left.
+    let (current, unused) = inner.commit().lock().wal().finish();
+    let remove = |number| {
+        let _ = inner.fs.remove(&FileKind::WalSegment(number).path(&inner.dir));
+    };
+    unused.into_iter().for_each(remove);
+    match current {
+        Some(current) if log_is_needed => {
+            let path = FileKind::WalSegment(current.number).path(&inner.dir);
+            inner.fs.truncate(&path, current.data_bytes)?;
+        }
+        Some(current) => remove(current.number),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Flushes all memtables if together they hold more than the log may keep, or something that was never logged. Returns
+/// whether anything is left to the log.
+fn leave_in_log(inner: &Inner) -> Result<bool> {
+    let cores = inner.keyspaces.load().in_order();
+    let active = |core: &KeyspaceCore| Arc::clone(&core.view.load().active);
+    let bytes: u64 = cores.iter().map(|core| active(core).table.user_bytes()).sum();
+    let unlogged = cores.iter().any(|core| active(core).has_unlogged());
+    if bytes <= LOG_KEPT_BYTES_MAX && !unlogged {
+        return Ok(cores.iter().any(|core| !active(core).table.is_empty()));
+    }
+    for core in cores.iter().filter(|core| !active(core).table.is_empty()) {
+        let next = inner.commit().lock().next_sequence;
+        core.rotate(SequenceNumber(next.0 - 1), inner.clock.unix_ms());
+        flush_job::run(inner, core)?;
+    }
+    Ok(false)
+}

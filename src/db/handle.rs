@@ -1,0 +1,60 @@
+//! The handle behind every public handle: it keeps the database open and closes it when the last one is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::db::close;
+use crate::db::state::Inner;
+use crate::error::Result;
+
+/// Keeps a database open. Shared by [`Db`](crate::Db), [`Keyspace`](crate::Keyspace) and
+/// [`Snapshot`](crate::Snapshot).
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Handle {
+    pub(crate) fn new(inner: Arc<Inner>, threads: Vec<JoinHandle<()>>) -> Arc<Self> {
+        Arc::new(Handle { inner, threads: Mutex::new(threads) })
+    }
+
+    /// Closes the database for every handle: finishes running work, makes the log durable, releases the lock. A second
+    /// call does nothing.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.inner.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.inner.work.lock().shutdown = true;
+        self.inner.wake_all();
+        let mut panicked = false;
+        for thread in self.threads.lock().drain(..) {
+            panicked |= thread.join().is_err();
+        }
+        let result = close::close(&self.inner);
+        *self.inner.lock.lock() = None;
+        assert!(!panicked, "a background thread panicked: an invariant of the engine is broken");
+        result
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Do as little as possible: what was acknowledged is on disk, and the next open recovers it.
+            self.inner.closed.store(true, Ordering::SeqCst);
+            self.inner.work.lock().shutdown = true;
+            self.inner.wake_all();
+            for thread in self.threads.lock().drain(..) {
+                let _ = thread.join();
+            }
+            return;
+        }
+        // Nobody is there to hear an error; close() is for those who want to know.
+        let _ = self.close();
+    }
+}

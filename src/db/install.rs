@@ -1,0 +1,214 @@
+//! Installing changes: manifest first, then the view, then the removal of what is no longer needed.
+//!
+//! Everything that changes a tree comes through here, so the order of design section 2 holds in one place: the tables'
+//! bytes are durable already; the edit is appended and synced; only then readers get the new version; only then files
+//! are let go. A failed edit poisons the database and removes nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::compaction::TreeView;
+use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
+use crate::db::throttle::Load;
+use crate::db::work::Busy;
+use crate::error::Result;
+use crate::file_name::FileKind;
+use crate::key::{FileNumber, SequenceNumber};
+use crate::manifest::Manifest;
+use crate::table::TableMeta;
+use crate::version::RunId;
+use crate::version::edit::{TableAdded, VersionEdit};
+
+/// A manifest longer than this, and than four times its snapshot, is replaced by a new one.
+const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+
+/// Appends `edit` to the manifest and folds it into the state. On failure the database is poisoned.
+pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit) -> Result<()> {
+    edit.next_file_number = Some(FileNumber(inner.next_file_number.load(Ordering::Relaxed)));
+    inner.commit().lock().check()?;
+    let manifest = tree.manifest.as_mut().expect("only a writable database changes its tree");
+    let before = manifest.bytes();
+    // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
+    tree.state.apply(&edit)?;
+    manifest.append(&edit).map_err(|error| inner.poison(&error))?;
+    inner.counters().manifest_edits.add(1);
+    inner.counters().manifest_bytes.add(manifest.bytes() - before);
+    if manifest.bytes() > MANIFEST_BYTES_MAX.max(4 * tree.snapshot_bytes) {
+        roll_manifest(inner, tree)?;
+    }
+    Ok(())
+}
+
+/// Replaces a long manifest by a new one that begins with the present state.
+fn roll_manifest(inner: &Inner, tree: &mut Tree) -> Result<()> {
+    let number = inner.new_file_number();
+    tree.state.next_file_number = FileNumber(inner.next_file_number.load(Ordering::Relaxed));
+    let fresh = Manifest::create(inner.fs.as_ref(), &inner.dir, number, &tree.state)
+        .map_err(|error| inner.poison(&error))?;
+    tree.snapshot_bytes = fresh.bytes();
+    inner.counters().manifest_bytes.add(fresh.bytes());
+    let old = tree.manifest.replace(fresh);
+    if let Some(old) = old {
+        // The new manifest is durable and CURRENT names it: the old one is only waste, and waste may stay.
+        let _ = inner.fs.remove(&FileKind::Manifest(old.number()).path(&inner.dir));
+    }
+    Ok(())
+}
+
+/// Installs a flush: `memory`'s entries are in `table` now, or nothing of them survived.
+pub(crate) fn install_flush(
+    inner: &Inner,
+    core: &KeyspaceCore,
+    memory: &Arc<Memory>,
+    table: Option<TableMeta>,
+) -> Result<()> {
+    let mut tree = inner.tree.lock();
+    if core.dropped.load(Ordering::Relaxed) {
+        return discard(inner, table.as_slice());
+    }
+    let mut edit = VersionEdit::default();
+    if let Some(meta) = table {
+        let run = RunId(meta.number.0);
+        edit.tables_added.push(TableAdded { keyspace: core.id, level: 0, run, meta });
+    }
+    edit.flushed_sequences.push((core.id, memory.cut()));
+    let first_needed = note_log_state(inner, &mut edit, Some(memory));
+    commit_edit(inner, &mut tree, edit)?;
+    let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
+    core.view.rcu(|view| {
+        let immutables =
+            view.immutables.iter().filter(|other| !Arc::ptr_eq(other, memory)).cloned().collect();
+        ReadView { active: Arc::clone(&view.active), immutables, version: Arc::clone(&version) }
+    });
+    drop(tree);
+    retire_segments(inner, first_needed);
+    changed(inner, core);
+    Ok(())
+}
+
+/// Removes tables made for a keyspace that was dropped meanwhile. A failure leaves waste, which the next open removes.
+fn discard(inner: &Inner, tables: &[TableMeta]) -> Result<()> {
+    for meta in tables {
+        let _ = inner.fs.remove(&FileKind::Table(meta.number).path(&inner.dir));
+    }
+    Ok(())
+}
+
+/// Writes into `edit` what the log holds: the last sequence number given, the first segment still needed, and what is
+/// known to be synced.
+pub(crate) fn note_log_state(
+    inner: &Inner,
+    edit: &mut VersionEdit,
+    flushed: Option<&Arc<Memory>>,
+) -> FileNumber {
+    let commit = inner.commit().lock();
+    let first_needed = inner.first_needed_segment(&commit, flushed);
+    edit.last_sequence = Some(SequenceNumber(commit.next_sequence.0.saturating_sub(1)));
+    edit.wal_first_segment = Some(first_needed);
+    edit.wal_synced = commit.wal.as_ref().map(|wal| wal.synced_position());
+    first_needed
+}
+
+/// Lets go of log segments before `first_needed`: some are kept as spares, the rest is removed. A failure leaves waste,
+/// which the next open removes.
+pub(crate) fn retire_segments(inner: &Inner, first_needed: FileNumber) {
+    let obsolete = inner.commit().lock().wal().retire(first_needed);
+    for segment in obsolete {
+        let _ = inner.fs.remove(&FileKind::WalSegment(segment).path(&inner.dir));
+    }
+}
+
+/// Installs a compaction: `removed` tables give way to `added` ones in `level` and `run`.
+pub(crate) fn install_compaction(
+    inner: &Inner,
+    core: &KeyspaceCore,
+    removed: &[FileNumber],
+    added: Vec<TableMeta>,
+    (level, run): (usize, RunId),
+) -> Result<()> {
+    let mut tree = inner.tree.lock();
+    if core.dropped.load(Ordering::Relaxed) {
+        let made: Vec<_> =
+            added.into_iter().filter(|meta| !removed.contains(&meta.number)).collect();
+        return discard(inner, &made);
+    }
+    let before = Arc::clone(&core.view.load().version);
+    let mut edit = VersionEdit::default();
+    edit.tables_removed.extend(removed.iter().map(|number| (core.id, *number)));
+    let staying: HashSet<_> = added.iter().map(|meta| meta.number).collect();
+    edit.tables_added.extend(added.into_iter().map(|meta| TableAdded {
+        keyspace: core.id,
+        level,
+        run,
+        meta,
+    }));
+    commit_edit(inner, &mut tree, edit)?;
+    let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
+    core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
+    drop(tree);
+    for number in removed.iter().filter(|number| !staying.contains(number)) {
+        if let Some((_, _, table)) = before.find_table(*number) {
+            let work = Arc::clone(&inner.work);
+            table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
+        }
+    }
+    drop(before);
+    changed(inner, core);
+    Ok(())
+}
+
+/// After a change of `core`'s tree or memtables: sets the write pressure and wakes whoever waits.
+pub(crate) fn changed(inner: &Inner, core: &KeyspaceCore) {
+    update_pressure(inner, core);
+    inner.work.tree_changed();
+}
+
+/// Asks the strategy how far behind compaction is, and tells the throttle.
+pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
+    let view = core.view.load();
+    let options = core.options.load();
+    let Some(strategy) = core.strategy.read().clone() else {
+        core.throttle.set_pressure(0.0);
+        return;
+    };
+    let none = Busy::default();
+    let tree = TreeView {
+        version: &view.version,
+        options: &options,
+        busy: &none.tables,
+        busy_outputs: &none.outputs,
+        oldest_snapshot: oldest_snapshot(inner),
+        now_ms: inner.clock.unix_ms(),
+    };
+    let debt_bytes = strategy.debt_bytes(&tree);
+    core.debt_bytes.store(debt_bytes, Ordering::Relaxed);
+    let load = Load {
+        debt_bytes,
+        debt_bytes_soft: options.debt_bytes_soft,
+        level0_runs: view.version.levels[0].runs.len(),
+        level0_runs_max: strategy.level0_runs_max(),
+    };
+    core.throttle.set_pressure(load.pressure());
+}
+
+/// The oldest sequence number that somebody may still read at.
+pub(crate) fn oldest_snapshot(inner: &Inner) -> SequenceNumber {
+    let visible = inner.visible();
+    inner.read.snapshots.summary().1.map_or(visible, |oldest| oldest.min(visible))
+}
+
+/// Removes the files of tables that nobody holds any more. A failure leaves waste, which the next open removes.
+pub(crate) fn remove_unreferenced(inner: &Inner) {
+    let numbers = inner.work.take_unreferenced();
+    // After a manifest error nothing is removed: what the manifest on disk says is unknown.
+    if numbers.is_empty() || inner.commit().failure().is_some() {
+        return;
+    }
+    for number in numbers {
+        inner.read.tables.evict(number);
+        if inner.fs.remove(&FileKind::Table(number).path(&inner.dir)).is_ok() {
+            inner.counters().obsolete_files_removed.add(1);
+        }
+    }
+}

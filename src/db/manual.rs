@@ -1,0 +1,145 @@
+//! Compacting a range of keys by hand: everything in it is merged into the last level.
+//!
+//! Automatic compactions of the keyspace are kept out meanwhile, so that the plan is made of the tree as it is. Flushes go
+//! on: what they add is newer than everything merged.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, PlanInput};
+use crate::db::background;
+use crate::db::compact_job::{CompactJob, run};
+use crate::db::iter::KeyBound;
+use crate::db::state::{Inner, KeyspaceCore};
+use crate::error::Result;
+use crate::table::{Table, TableMeta};
+use crate::version::{RunId, Version};
+
+/// Keeps automatic compactions of a keyspace out while it lives.
+struct Pause<'a> {
+    inner: &'a Inner,
+    core: &'a KeyspaceCore,
+}
+
+impl<'a> Pause<'a> {
+    /// Waits for running compactions of `core`, and lets none start.
+    fn new(inner: &'a Inner, core: &'a KeyspaceCore) -> Result<Self> {
+        let mut state = inner.work.lock();
+        // One manual compaction at a time.
+        while state.busy.entry(core.id).or_default().paused_count > 0 {
+            inner.check_open()?;
+            inner.work.wait_progress(&mut state);
+        }
+        state.busy.entry(core.id).or_default().paused_count += 1;
+        let pause = Pause { inner, core };
+        while state.busy.entry(core.id).or_default().running_count > 0 {
+            if let Err(error) = inner.check_open() {
+                drop(state);
+                return Err(error);
+            }
+            inner.work.wait_progress(&mut state);
+        }
+        drop(state);
+        Ok(pause)
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        let mut state = self.inner.work.lock();
+        state.busy.entry(self.core.id).or_default().paused_count -= 1;
+        drop(state);
+        self.inner.work.tree_changed();
+    }
+}
+
+/// Merges everything in a range of keys, and what that drags along, into the last level that holds anything.
+pub(crate) fn compact_range(
+    inner: &Inner,
+    core: &Arc<KeyspaceCore>,
+    bounds: &(KeyBound, KeyBound),
+) -> Result<()> {
+    let pause = Pause::new(inner, core)?;
+    let version = Arc::clone(&core.view.load().version);
+    if let Some(plan) = plan_range(&version, bounds) {
+        let job =
+            CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
+        inner.work.lock().reserve(core.id, &job.plan, &job.version);
+        let result = run(inner, &job, &mut || {
+            if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) }
+        });
+        inner.work.lock().release(core.id, &job.plan, &job.version);
+        drop(job);
+        inner.work.job_ended();
+        result?;
+    }
+    drop(pause);
+    if inner.runs_inline() { background::run_due(inner) } else { Ok(()) }
+}
+
+/// The plan of a manual compaction; `None` if the range is in shape already.
+fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Option<CompactionPlan> {
+    let meets = |table: &Table| {
+        let after = match lower {
+            Bound::Included(low) => *table.meta().largest >= **low,
+            Bound::Excluded(low) => *table.meta().largest > **low,
+            Bound::Unbounded => true,
+        };
+        let before = match upper {
+            Bound::Included(high) => *table.meta().smallest <= **high,
+            Bound::Excluded(high) => *table.meta().smallest < **high,
+            Bound::Unbounded => true,
+        };
+        after && before
+    };
+    let tables: Vec<_> = version.tables().collect();
+    let mut chosen: HashSet<usize> =
+        (0..tables.len()).filter(|&index| meets(tables[index].2)).collect();
+    // Nothing may stay between what is merged: take in whatever meets the range of what was taken, until it is closed.
+    loop {
+        let low = chosen.iter().map(|&index| &*tables[index].2.meta().smallest).min()?;
+        let high = chosen.iter().map(|&index| &*tables[index].2.meta().largest).max()?;
+        let closed: HashSet<usize> =
+            (0..tables.len()).filter(|&index| tables[index].2.meta().overlaps(low, high)).collect();
+        if closed.len() == chosen.len() {
+            break;
+        }
+        chosen = closed;
+    }
+    let mut order: Vec<_> = chosen.into_iter().collect();
+    order.sort_unstable();
+    let mut inputs: Vec<PlanInput> = Vec::new();
+    for index in order {
+        let (level, run, table) = &tables[index];
+        match inputs.last_mut() {
+            Some(last) if last.level == *level && last.run == run.id => {
+                last.tables.push(table.meta().number)
+            }
+            _ => inputs.push(PlanInput {
+                level: *level,
+                run: run.id,
+                tables: vec![table.meta().number],
+            }),
+        }
+    }
+    let output_level = version.last_nonempty_level()?.max(1);
+    let output_run = version.levels[output_level].runs.last().map_or(RunId(0), |run| run.id);
+    let in_shape = inputs.len() == 1
+        && inputs[0].level == output_level
+        && !tables.iter().any(|(_, _, table)| {
+            inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta())
+        });
+    (!in_shape).then_some(CompactionPlan {
+        action: CompactionAction::Merge,
+        reason: CompactionReason::Manual,
+        inputs,
+        output_level,
+        output_run,
+    })
+}
+
+/// Whether a rewrite at the bottom could drop something: tombstones, or versions whose numbers are not all zero.
+fn has_garbage(meta: &TableMeta) -> bool {
+    meta.tombstone_count > 0 || meta.sequence_max.0 > 0
+}

@@ -1,0 +1,81 @@
+//! **The read path**: a point read, from the newest memtable down to the last level.
+//!
+//! The view is taken first and the sequence number after it (see `db/state.rs`). One hash of the key serves the filters
+//! of all memtables and tables. The first entry found is the newest visible one; what it says is the answer.
+
+use crate::db::counters::Counters;
+use crate::db::state::{KeyspaceCore, ReadShared, ReadView};
+use crate::error::Result;
+use crate::filter::KeyProbe;
+use crate::key::{SequenceNumber, Trailer, ValueKind, key_hash};
+use crate::table::reader::ReadStats;
+use crate::value::Value;
+use crate::version::lookup;
+
+/// Reads `key` as of `snapshot`, or as of now.
+pub(crate) fn get(
+    shared: &ReadShared,
+    core: &KeyspaceCore,
+    snapshot: Option<SequenceNumber>,
+    key: &[u8],
+) -> Result<Option<Value>> {
+    let view = core.view.load();
+    let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
+    get_in_view(shared, &view, sequence, key)
+}
+
+/// Reads several keys as of one moment: `snapshot`, or now.
+pub(crate) fn multi_get<K: AsRef<[u8]>>(
+    shared: &ReadShared,
+    core: &KeyspaceCore,
+    snapshot: Option<SequenceNumber>,
+    keys: &[K],
+) -> Result<Vec<Option<Value>>> {
+    let view = core.view.load_full();
+    let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
+    keys.iter().map(|key| get_in_view(shared, &view, sequence, key.as_ref())).collect()
+}
+
+fn get_in_view(
+    shared: &ReadShared,
+    view: &ReadView,
+    sequence: SequenceNumber,
+    key: &[u8],
+) -> Result<Option<Value>> {
+    let bound = Trailer::visible_at(sequence);
+    let hash = key_hash(key);
+    for memory in std::iter::once(&view.active).chain(&view.immutables) {
+        if let Some((trailer, value)) = memory.table.get(key, hash, bound) {
+            let answer = answer(trailer, || Value::in_memory(value))?;
+            return Ok(count(&shared.counters, answer, true, &ReadStats::default()));
+        }
+    }
+    let mut stats = ReadStats::default();
+    let found =
+        lookup::get(&view.version, &shared.tables, key, &KeyProbe::new(hash), bound, &mut stats)?;
+    let answer = match found {
+        Some((trailer, value)) => answer(trailer, || Value::in_table(value))?,
+        None => None,
+    };
+    Ok(count(&shared.counters, answer, false, &stats))
+}
+
+/// What an entry says of its key.
+#[inline]
+fn answer(trailer: Trailer, value: impl FnOnce() -> Value) -> Result<Option<Value>> {
+    Ok(match trailer.kind()? {
+        ValueKind::Put => Some(value()),
+        _ => None,
+    })
+}
+
+#[inline]
+fn count(
+    counters: &Counters,
+    answer: Option<Value>,
+    in_memory: bool,
+    stats: &ReadStats,
+) -> Option<Value> {
+    counters.count_get(answer.is_some(), in_memory, stats);
+    answer
+}

@@ -1,0 +1,84 @@
+//! The list of live snapshots.
+//!
+//! A snapshot is a sequence number that compaction must keep readable. The list is locked when one is made or dropped
+//! and once per flush or compaction, never by a read.
+//!
+//! # Invariant
+//! A snapshot is registered under the same lock under which compaction copies the list together with the visible
+//! sequence number, so that every snapshot made later is at least as new as that number.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use crate::key::SequenceNumber;
+
+/// Live snapshots and how many handles each has.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotList {
+    live: Mutex<BTreeMap<SequenceNumber, usize>>,
+}
+
+impl SnapshotList {
+    /// Registers a snapshot of what `visible` says now, and returns its sequence number.
+    pub(crate) fn acquire(&self, visible: impl FnOnce() -> SequenceNumber) -> SequenceNumber {
+        let mut live = self.live.lock();
+        let sequence = visible();
+        *live.entry(sequence).or_default() += 1;
+        sequence
+    }
+
+    /// Ends one handle of the snapshot at `sequence`. Returns whether it was the last one.
+    pub(crate) fn release(&self, sequence: SequenceNumber) -> bool {
+        let mut live = self.live.lock();
+        let count = live.get_mut(&sequence).expect("a released snapshot was acquired");
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            live.remove(&sequence);
+        }
+        last
+    }
+
+    /// All live snapshots and the visible sequence number last, ascending, without duplicates: the list that
+    /// retention takes once per job.
+    pub(crate) fn with_visible(
+        &self,
+        visible: impl FnOnce() -> SequenceNumber,
+    ) -> Vec<SequenceNumber> {
+        let live = self.live.lock();
+        let visible = visible();
+        let mut list: Vec<_> = live.keys().copied().collect();
+        if list.last() != Some(&visible) {
+            list.push(visible);
+        }
+        list
+    }
+
+    /// The number of distinct snapshots, and the oldest.
+    pub(crate) fn summary(&self) -> (usize, Option<SequenceNumber>) {
+        let live = self.live.lock();
+        (live.len(), live.keys().next().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_ascending_and_end_with_the_visible_sequence() {
+        let list = SnapshotList::default();
+        for sequence in [7, 3, 7] {
+            list.acquire(|| SequenceNumber(sequence));
+        }
+        let with = |visible| {
+            list.with_visible(|| SequenceNumber(visible)).iter().map(|s| s.0).collect::<Vec<_>>()
+        };
+        assert_eq!(with(9), [3, 7, 9]);
+        assert_eq!(with(7), [3, 7]);
+        assert!(!list.release(SequenceNumber(7)));
+        assert!(list.release(SequenceNumber(7)));
+        assert_eq!(list.summary(), (1, Some(SequenceNumber(3))));
+    }
+}

@@ -1,0 +1,367 @@
+//! The shared state of an open database, and the order in which its locks are taken.
+//!
+//! [`Inner`] is what every handle and every background thread shares. A [`KeyspaceCore`] is one keyspace; its
+//! [`ReadView`] is all that a read needs, replaced whole.
+//!
+//! # Lock order
+//! A thread that holds a lock takes only locks further down:
+//! 1. `Inner::tree`: the manifest and the fold of its edits. Held over the manifest's write and sync, never by a read
+//!    or a write.
+//! 2. `Inner::work`: what background threads do. Held while a job is chosen, never while one runs.
+//! 3. `Inner::commit`: the commit queue and the log.
+//! 4. leaves: the snapshot list, the throttle, the table cache, the list of unreferenced tables.
+//!
+//! Views are replaced by [`arc_swap::ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
+//! the version and the flushed memtables; each keeps what the other did.
+//!
+//! # Invariants
+//! * A read takes the view first and the sequence number after it. The view then holds every version visible at that
+//!   number, or a consistent older moment if a rotation came between.
+//! * Bytes durable, then the manifest edit, then the view: in that order everywhere.
+//! * A memtable is flushed in the order of rotation, and only up to sequence numbers that are visible.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::compaction::CompactionStrategy;
+use crate::db::commit::{CommitQueue, CommitState, poisoned};
+use crate::db::counters::Counters;
+use crate::db::snapshots::SnapshotList;
+use crate::db::throttle::Throttle;
+use crate::db::work::WorkQueue;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{FileLock, FileSystem};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
+use crate::manifest::Manifest;
+use crate::manifest::state::ManifestState;
+use crate::memtable::MemTable;
+use crate::options::{Compaction, DbOptions, KeyspaceOptions};
+use crate::table_cache::TableCache;
+use crate::version::Version;
+
+/// The keyspace that every database has.
+pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+
+/// No WAL segment: nothing in the memtable was logged.
+const NO_SEGMENT: u64 = u64::MAX;
+
+/// A memtable and what the log holds of it.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) table: Arc<MemTable>,
+    /// The first WAL segment that holds one of its entries.
+    first_segment: AtomicU64,
+    /// Bytes at which it is rotated.
+    pub(crate) limit_bytes: u64,
+    /// Whether an entry of it is in no log, so that only a flush keeps it.
+    unlogged: AtomicBool,
+    /// Set at rotation: everything in it has this sequence number or a lower one, everything later a higher one.
+    cut: AtomicU64,
+}
+
+impl Memory {
+    pub(crate) fn new(table: Arc<MemTable>, limit_bytes: u64) -> Arc<Self> {
+        Arc::new(Memory {
+            table,
+            limit_bytes,
+            first_segment: AtomicU64::new(NO_SEGMENT),
+            unlogged: AtomicBool::new(false),
+            cut: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether it should be rotated before the next write.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.table.bytes() >= self.limit_bytes
+    }
+
+    /// Notes that a record in `segment` holds an entry of it. Called under the commit lock, in log order.
+    #[inline]
+    pub(crate) fn note_segment(&self, segment: FileNumber) {
+        if self.first_segment.load(Ordering::Relaxed) == NO_SEGMENT {
+            self.first_segment.store(segment.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that an entry of it is in no log.
+    pub(crate) fn note_unlogged(&self) {
+        self.unlogged.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_unlogged(&self) -> bool {
+        self.unlogged.load(Ordering::Relaxed)
+    }
+
+    /// The first WAL segment that recovery would need for it.
+    pub(crate) fn first_segment(&self) -> Option<FileNumber> {
+        let segment = self.first_segment.load(Ordering::Relaxed);
+        (segment != NO_SEGMENT).then_some(FileNumber(segment))
+    }
+
+    pub(crate) fn set_cut(&self, sequence: SequenceNumber) {
+        self.cut.store(sequence.0, Ordering::Relaxed);
+    }
+
+    /// The last sequence number that may be in it; meaningful once it is immutable.
+    pub(crate) fn cut(&self) -> SequenceNumber {
+        SequenceNumber(self.cut.load(Ordering::Relaxed))
+    }
+}
+
+/// Everything that a read of one keyspace looks at, newest first: memtables, then the tree.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadView {
+    pub(crate) active: Arc<Memory>,
+    /// Full memtables that are not flushed yet, newest first.
+    pub(crate) immutables: Vec<Arc<Memory>>,
+    pub(crate) version: Arc<Version>,
+}
+
+/// One keyspace of an open database.
+pub(crate) struct KeyspaceCore {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    pub(crate) options: ArcSwap<KeyspaceOptions>,
+    /// `None` while the strategy that the options name is not registered: then nothing is compacted.
+    pub(crate) strategy: RwLock<Option<Arc<dyn CompactionStrategy>>>,
+    pub(crate) view: ArcSwap<ReadView>,
+    pub(crate) dropped: AtomicBool,
+    pub(crate) throttle: Throttle,
+    /// What the strategy said must still be moved, when it was last asked.
+    pub(crate) debt_bytes: AtomicU64,
+    pub(crate) levels: LevelCounters,
+}
+
+/// What compaction did to each level of a keyspace since open.
+#[derive(Debug, Default)]
+pub(crate) struct LevelCounters {
+    pub(crate) bytes_written: [AtomicU64; crate::version::LEVEL_COUNT],
+    pub(crate) bytes_read: [AtomicU64; crate::version::LEVEL_COUNT],
+}
+
+impl fmt::Debug for KeyspaceCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyspaceCore")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KeyspaceCore {
+    pub(crate) fn new(
+        id: KeyspaceId,
+        name: &str,
+        options: KeyspaceOptions,
+        version: Arc<Version>,
+        strategy: Option<Arc<dyn CompactionStrategy>>,
+    ) -> Arc<Self> {
+        let active =
+            Memory::new(MemTable::new(options.memtable_bytes, None), options.memtable_bytes);
+        Arc::new(KeyspaceCore {
+            id,
+            name: name.to_owned(),
+            options: ArcSwap::from_pointee(options),
+            strategy: RwLock::new(strategy),
+            view: ArcSwap::from_pointee(ReadView { active, immutables: Vec::new(), version }),
+            dropped: AtomicBool::new(false),
+            throttle: Throttle::default(),
+            debt_bytes: AtomicU64::new(0),
+            levels: LevelCounters::default(),
+        })
+    }
+
+    /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;
+    /// `cut` is the last sequence number given, `now_ms` the time.
+    pub(crate) fn rotate(&self, cut: SequenceNumber, now_ms: u64) {
+        let bytes = self.options.load().memtable_bytes;
+        self.view.rcu(|view| {
+            view.active.set_cut(cut);
+            view.active.table.note_write_time(now_ms);
+            let fresh =
+                Memory::new(MemTable::new(bytes, Some(&view.active.table.prefix_hint())), bytes);
+            let mut immutables = Vec::with_capacity(view.immutables.len() + 1);
+            immutables.push(Arc::clone(&view.active));
+            immutables.extend(view.immutables.iter().cloned());
+            ReadView { active: fresh, immutables, version: Arc::clone(&view.version) }
+        });
+    }
+}
+
+/// The keyspaces of a database, replaced whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyspaceMap {
+    pub(crate) by_id: HashMap<KeyspaceId, Arc<KeyspaceCore>>,
+}
+
+impl KeyspaceMap {
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceCore>> {
+        self.by_id.values().find(|core| core.name == name)
+    }
+
+    /// All keyspaces, in the order of their ids.
+    pub(crate) fn in_order(&self) -> Vec<Arc<KeyspaceCore>> {
+        let mut cores: Vec<_> = self.by_id.values().cloned().collect();
+        cores.sort_by_key(|core| core.id);
+        cores
+    }
+}
+
+/// The manifest and the fold of its edits.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// `None` in a database opened for reading.
+    pub(crate) manifest: Option<Manifest>,
+    /// Length of the manifest when it held nothing but its first record.
+    pub(crate) snapshot_bytes: u64,
+    pub(crate) state: ManifestState,
+}
+
+/// What reads share with handles that outlive the database: iterators and their tables.
+#[derive(Debug)]
+pub(crate) struct ReadShared {
+    pub(crate) tables: Arc<TableCache>,
+    pub(crate) counters: Counters,
+    pub(crate) commit: CommitQueue,
+    pub(crate) snapshots: SnapshotList,
+}
+
+/// An open database.
+pub(crate) struct Inner {
+    /// Tells the databases of a process apart.
+    pub(crate) origin: u64,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: DbOptions,
+    pub(crate) fs: Arc<dyn FileSystem>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The user's strategies, by name.
+    pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    pub(crate) read: Arc<ReadShared>,
+    pub(crate) default_keyspace: Arc<KeyspaceCore>,
+    pub(crate) keyspaces: ArcSwap<KeyspaceMap>,
+    pub(crate) tree: Mutex<Tree>,
+    pub(crate) next_file_number: AtomicU64,
+    pub(crate) work: Arc<WorkQueue>,
+    pub(crate) closed: AtomicBool,
+    /// Released last.
+    pub(crate) lock: Mutex<Option<Box<dyn FileLock>>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn commit(&self) -> &CommitQueue {
+        &self.read.commit
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.read.counters
+    }
+
+    /// A file number that was never used.
+    pub(crate) fn new_file_number(&self) -> FileNumber {
+        FileNumber(self.next_file_number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn visible(&self) -> SequenceNumber {
+        self.commit().visible()
+    }
+
+    /// Whether flush and compaction run inside the calls that need them.
+    pub(crate) fn runs_inline(&self) -> bool {
+        self.options.background_threads == 0
+    }
+
+    /// Refuses to work on a closed database.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Closed, "the database is closed")
+                .at(&self.dir)
+                .advise("open it again"));
+        }
+        Ok(())
+    }
+
+    /// Refuses to write to a closed database, or one opened for reading.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only {
+            return Err(Error::invalid("the database was opened read-only")
+                .at(&self.dir)
+                .advise("open it without read_only"));
+        }
+        Ok(())
+    }
+
+    /// Stops writing for good after `error`, and returns what later writes will say.
+    pub(crate) fn poison(&self, error: &Error) -> Error {
+        self.commit().poison(error);
+        self.wake_all();
+        poisoned(error)
+    }
+
+    /// Wakes everybody who waits for anything, to see that the database is closed or poisoned.
+    pub(crate) fn wake_all(&self) {
+        self.work.wake_all();
+        for core in self.keyspaces.load().by_id.values() {
+            core.throttle.wake_all();
+        }
+    }
+
+    /// The first WAL segment that recovery would need, given that `flushed` is in tables now. The caller holds the
+    /// commit lock, so that no record is added meanwhile.
+    pub(crate) fn first_needed_segment(
+        &self,
+        commit: &CommitState,
+        flushed: Option<&Arc<Memory>>,
+    ) -> FileNumber {
+        let current = commit.wal.as_ref().map_or(FileNumber(0), |wal| wal.end_position().segment);
+        let mut first = current;
+        for core in self.keyspaces.load().by_id.values() {
+            let view = core.view.load();
+            for memory in view.immutables.iter().chain(std::iter::once(&view.active)) {
+                if flushed.is_some_and(|flushed| Arc::ptr_eq(flushed, memory)) {
+                    continue;
+                }
+                first = memory.first_segment().map_or(first, |segment| first.min(segment));
+            }
+        }
+        first
+    }
+
+    /// The strategy object that `options` name, if it is registered.
+    pub(crate) fn strategy_for(
+        &self,
+        options: &KeyspaceOptions,
+    ) -> Option<Arc<dyn CompactionStrategy>> {
+        strategy_for(&self.strategies, options)
+    }
+}
+
+/// The strategy object that `options` name: built in, or one of `registered`.
+pub(crate) fn strategy_for(
+    registered: &BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    options: &KeyspaceOptions,
+) -> Option<Arc<dyn CompactionStrategy>> {
+    match &options.compaction {
+        Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
+        Compaction::Named(name) => registered.get(name).cloned(),
+    }
+}
+
+/// Options as the manifest keeps them.
+pub(crate) fn stored_options(options: &KeyspaceOptions) -> Vec<(String, String)> {
+    options.to_pairs().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

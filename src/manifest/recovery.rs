@@ -1,0 +1,213 @@
+//! Reading a manifest back: from `CURRENT` to the state.
+//!
+//! # The torn tail
+//! Records are appended one at a time, and each is synced before anything acts on it or the next is
+//! appended; so a crash can only tear the last one. A bad record with nothing valid behind it is
+//! taken for that and dropped. A bad record with a valid one behind it was durable once: that is
+//! damage, and an error.
+//!
+//! A last record that was durable, acted upon and damaged later looks like a torn one, and dropping
+//! it takes the database back by one edit. That does not go unnoticed where it matters: what acts
+//! on an edit removes or recycles files that the state before it still names (input tables, log
+//! segments), and recovery finds them missing before it removes anything itself. Where nothing was
+//! removed yet, the state before the edit is as good as the one after. A clean close appends one
+//! more edit, if it can, and so puts the earlier ones beyond doubt.
+//!
+//! The snapshot at the start was durable before `CURRENT` named the manifest, so it is never torn.
+//!
+//! # Bounds
+//! The file is read whole, and memory is bounded by its length. The search for a valid record
+//! behind a bad one tries every offset, but cuts the bytes into fields before it checksums them,
+//! which nearly nothing but an edit survives; the work is limited, and bytes on which it runs out
+//! are damage rather than a tail.
+
+use std::path::Path;
+
+use crate::checksum::{checksum, checksum_at};
+use crate::coding::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::file_name::FileKind;
+use crate::fs::{FileSystem, ReadFile};
+use crate::key::FileNumber;
+use crate::manifest::state::{ManifestState, Replay};
+use crate::manifest::{FORMAT_VERSION, HEADER_LEN, MAGIC, RECORD_HEADER_LEN, encode_current};
+use crate::version::edit::{VersionEdit, is_cut_into_fields};
+
+/// `CURRENT` is far shorter; a longer file is not read.
+const CURRENT_BYTES_MAX: u64 = 256;
+
+/// How many fields and bytes the search behind a bad record looks at: a fraction of a second.
+const SCAN_WORK_MAX: usize = 64 << 20;
+
+/// What a manifest told.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// The state after the last whole edit.
+    pub(crate) state: ManifestState,
+    /// The manifest that told it. Nothing may be appended to it: its tail may be torn.
+    pub(crate) manifest_number: FileNumber,
+    /// Bytes of a torn last record; 0 after a clean close.
+    pub(crate) torn_tail_bytes: u64,
+}
+
+/// The state that the manifest of the database in `dir` tells; `None` if there is no `CURRENT`, and
+/// so no database yet. Changes nothing.
+pub(crate) fn recover(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Recovered>> {
+    let current_path = FileKind::Current.path(dir);
+    let Some(current) = fs.open(&current_path)? else { return Ok(None) };
+    let bytes = read_whole(&*current, CURRENT_BYTES_MAX, &current_path)?;
+    let number = decode_current(&bytes).ok_or_else(|| {
+        Error::corruption(&current_path, 0, "CURRENT does not name a manifest").advise(
+            "restore CURRENT from a copy; it holds the name of the MANIFEST file with the highest \
+             number, and the checksum of that name",
+        )
+    })?;
+    let path = FileKind::Manifest(number).path(dir);
+    let Some(file) = fs.open(&path)? else {
+        let what = "the manifest that CURRENT names is missing";
+        return Err(Error::corruption(&path, 0, what)
+            .advise("restore the whole database directory from a copy of one moment"));
+    };
+    let bytes = read_whole(&*file, u64::MAX, &path)?;
+    let mut recovered = fold(&bytes, number, &path)?;
+    let next = FileNumber(number.0.saturating_add(1));
+    recovered.state.next_file_number = recovered.state.next_file_number.max(next);
+    Ok(Some(recovered))
+}
+
+fn read_whole(file: &dyn ReadFile, bytes_max: u64, path: &Path) -> Result<Vec<u8>> {
+    let too_long = || Error::corruption(path, 0, format!("a file of {} bytes", file.bytes()));
+    if file.bytes() > bytes_max {
+        return Err(too_long());
+    }
+    let len = usize::try_from(file.bytes()).map_err(|_| too_long())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| too_long())?;
+    bytes.resize(len, 0);
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The manifest that the `CURRENT` file with these bytes names.
+pub(super) fn decode_current(bytes: &[u8]) -> Option<FileNumber> {
+    let name = std::str::from_utf8(bytes).ok()?.lines().next()?;
+    let FileKind::Manifest(number) = FileKind::parse(name)? else { return None };
+    (bytes == encode_current(number)).then_some(number)
+}
+
+/// The state that the manifest with these bytes tells.
+pub(super) fn fold(bytes: &[u8], number: FileNumber, path: &Path) -> Result<Recovered> {
+    check_header(bytes, number, path)?;
+    let mut replay = Replay::default();
+    let mut offset = HEADER_LEN;
+    while let Some(payload) = record_at(bytes, number, offset) {
+        let edit = VersionEdit::decode(payload);
+        edit.and_then(|edit| replay.apply(edit)).map_err(|error| locate(error, path, offset))?;
+        offset += RECORD_HEADER_LEN + payload.len();
+    }
+    let torn_tail_bytes = bytes.len() - offset;
+    if offset == HEADER_LEN {
+        return Err(Error::corruption(
+            path,
+            offset as u64,
+            "the manifest's first record is damaged",
+        ));
+    }
+    if torn_tail_bytes > 0 {
+        let what = match record_behind(bytes, number, offset) {
+            Search::Nothing => None,
+            Search::Found(next) => Some(format!("a damaged record, with a good one at {next}")),
+            Search::GaveUp => Some("a damaged record that is not the end of a log".to_owned()),
+        };
+        if let Some(what) = what {
+            return Err(Error::corruption(path, offset as u64, what));
+        }
+    }
+    let state = replay.finish().map_err(|error| locate(error, path, offset))?;
+    let torn_tail_bytes = torn_tail_bytes as u64;
+    Ok(Recovered { state, manifest_number: number, torn_tail_bytes })
+}
+
+/// Adds the place to an error that knows none.
+fn locate(error: Error, path: &Path, offset: usize) -> Error {
+    match error.kind() {
+        ErrorKind::Corruption => Error::corruption(path, offset as u64, error.what()),
+        _ => error.at(path).at_offset(offset as u64),
+    }
+}
+
+fn check_header(bytes: &[u8], number: FileNumber, path: &Path) -> Result<()> {
+    let bad = |what: String| Err(Error::corruption(path, 0, what));
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+        return bad("the manifest ends within its header".to_owned());
+    };
+    let (fields, crc) = header.split_at(HEADER_LEN - 4);
+    let (magic, numbers) = fields.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return bad("not a manifest".to_owned());
+    }
+    if crc != checksum(fields).to_le_bytes() {
+        return bad("the manifest's header is damaged".to_owned());
+    }
+    let mut decoder = Decoder::new(numbers);
+    let (Ok(version), Ok(header_number)) = (decoder.u32(), decoder.u64()) else {
+        return bad("the manifest ends within its header".to_owned());
+    };
+    if version > FORMAT_VERSION {
+        let what = format!("manifest format version {version}; this esker reads {FORMAT_VERSION}");
+        return Err(Error::new(ErrorKind::Unsupported, what)
+            .at(path)
+            .advise("open the database with the esker version that wrote it, or a newer one"));
+    }
+    if version == 0 {
+        return bad("manifest format version 0".to_owned());
+    }
+    if header_number != number.0 {
+        return bad(format!("by its header this is manifest {}", FileNumber(header_number)));
+    }
+    Ok(())
+}
+
+/// The payload of the record at `offset`, if a whole and good one stands there.
+fn record_at(bytes: &[u8], number: FileNumber, offset: usize) -> Option<&[u8]> {
+    let (head, payload, crc) = split_record(bytes, offset)?;
+    let is_good = checksum_at(number.0, offset as u64, &[head, payload]) == crc;
+    is_good.then_some(payload)
+}
+
+/// The length field, the payload and the checksum of the record at `offset`, if it would fit.
+fn split_record(bytes: &[u8], offset: usize) -> Option<(&[u8], &[u8], u32)> {
+    let record = bytes.get(offset..)?;
+    let mut decoder = Decoder::new(record);
+    let len = decoder.u32().ok()?;
+    let crc = decoder.u32().ok()?;
+    // No edit is empty; and zeros, which is what a torn tail often is, are no record.
+    let payload = decoder.bytes(usize::try_from(len).ok().filter(|len| *len > 0)?).ok()?;
+    Some((&record[..4], payload, crc))
+}
+
+enum Search {
+    Nothing,
+    Found(usize),
+    GaveUp,
+}
+
+/// Looks for a good record behind the bad one at `bad_offset`.
+fn record_behind(bytes: &[u8], number: FileNumber, bad_offset: usize) -> Search {
+    let mut work = 0;
+    for offset in bad_offset + 1..bytes.len() {
+        let Some((_, payload, _)) = split_record(bytes, offset) else { continue };
+        let (is_cut, field_count) = is_cut_into_fields(payload);
+        work += field_count;
+        if is_cut {
+            work += payload.len();
+            if record_at(bytes, number, offset).is_some() {
+                return Search::Found(offset);
+            }
+        }
+        if work > SCAN_WORK_MAX {
+            return Search::GaveUp;
+        }
+    }
+    Search::Nothing
+}

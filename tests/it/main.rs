@@ -1,0 +1,14 @@
+//! The integration tests: one binary, so that the engine is linked once.
+//!
+//! Each module is one theme and says at its top what it proves and how. They use the public API and the simulated file
+//! system only; what needs the inside of a module is tested beside that module. Everything is deterministic: seeds are
+//! written down, nothing sleeps, nothing asserts on time.
+//!
+//! * [`api`]: each public operation does what its documentation says.
+//! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
+#![allow(missing_docs, reason = "tests")]
+
+mod api;
+mod tidy;
