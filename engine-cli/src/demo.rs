@@ -1,10 +1,10 @@
 //! `demo`: the main job on real data, with every answer checked.
 //!
-//! Every path below a directory becomes a key, its kind, size, time and mode the value. Then a tenth is updated and a twentieth
-//! deleted, chosen by a hash of the path so that every run on the same files does the same. A snapshot taken before must
-//! still show what was; scans by prefix must count what the walk counted; a sample is read back; the tree is compacted;
-//! then the database is closed, opened again, compared entry by entry with the [`ledger`], and every byte of its files
-//! is verified. A wrong answer ends the demo with the exit code of corruption.
+//! Every path below a directory becomes a key, its kind, size, time and mode the value. Then a tenth is updated and
+//! a twentieth deleted, chosen by a hash of the path so that every run on the same files does the same. A snapshot
+//! taken before must still show what was; scans by prefix must count what the walk counted; a sample is read back;
+//! the tree is compacted; then the database is closed, opened again, compared entry by entry with the [`ledger`],
+//! and every byte of its files is verified. A wrong answer ends the demo with the exit code of corruption.
 //!
 //! The database goes to a temporary directory unless one is named, and memtables and tables are small, so that some
 //! ten megabytes of paths grow a tree of several levels.
@@ -200,7 +200,7 @@ impl<'a> Demo<'a> {
         let start = Instant::now();
         let progress = output::progress("changing", self.ledger.len());
         let (mut updated, mut deleted) = (0, 0);
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         let (opened, ledger) = (&self.opened, &mut self.ledger);
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             progress.inc(1);
@@ -233,7 +233,7 @@ impl<'a> Demo<'a> {
     fn check_snapshot(&mut self, before: &Snapshot, expected: Digest) -> Result<(), Failure> {
         let start = Instant::now();
         let mut seen = Digest::default();
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             seen.add(key, value);
             Ok(())

@@ -1,8 +1,8 @@
 //! Runs a workload: threads, their loops, and the clock around each operation.
 //!
-//! The operations are split evenly over the threads, which start together at a barrier; what is left over is not done,
-//! as in the peers' harness. A thread owns its random numbers, key, value and histogram, so that nothing is shared
-//! and nothing is allocated between two operations.
+//! The operations are split evenly over the threads, which start together at a barrier; what is left over is not
+//! done, as in the peers' harness. A thread owns its random numbers, key, value and histogram, so that nothing is
+//! shared and nothing is allocated between two operations.
 
 use std::hint::black_box;
 use std::sync::Barrier;
