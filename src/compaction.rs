@@ -1,22 +1,28 @@
 //! Compaction: what to merge, and merging it.
 //!
-//! A [`CompactionStrategy`] is pure: it looks at a [`TreeView`] and answers with a [`CompactionPlan`], or with
-//! nothing when the tree is in shape. It does no I/O, takes no lock and keeps no state; users can write their own.
-//! [`job`] runs a plan. [`retention`] decides which versions of a key survive a merge. Nothing here knows `Db`.
+//! A [`CompactionStrategy`] is pure: it looks at a [`TreeView`] and answers with a
+//! [`CompactionPlan`], or with nothing when the tree is in shape. It does no I/O, takes no lock and
+//! keeps no state; users can write their own. [`job`] runs a plan. [`retention`] decides which
+//! versions of a key survive a merge. Nothing here knows `Db`.
 //!
 //! # Rules for a strategy
-//! * On a static tree it falls silent: every plan lowers the debt, the number of runs, or the garbage.
-//! * Inputs of a merge are adjacent in age: no run that stays behind may be newer than one input and older than another
-//!   for a key in the inputs' range. All versions of a user key leave a level together.
+//! * On a static tree it falls silent: every plan lowers the debt, the number of runs, or the
+//!   garbage.
+//! * Inputs of a merge are adjacent in age: no run that stays behind may be newer than one input
+//!   and older than another for a key in the inputs' range. All versions of a user key leave a
+//!   level together.
 //! * It never names a table that is [`TreeView::is_busy`].
 
 pub(crate) mod job;
 pub(crate) mod leveled;
+mod outputs;
+pub(crate) mod planned;
 pub(crate) mod retention;
 
 use std::collections::HashSet;
 use std::fmt;
 
+use crate::error::Result;
 use crate::key::{FileNumber, SequenceNumber};
 use crate::options::KeyspaceOptions;
 use crate::version::{RunId, Version};
@@ -29,11 +35,12 @@ pub trait CompactionStrategy: Send + Sync + fmt::Debug {
     /// The most urgent work, or `None` when nothing is to be done (or all of it is busy).
     fn pick(&self, tree: &TreeView<'_>) -> Option<CompactionPlan>;
 
-    /// The bytes that must still be moved before [`CompactionStrategy::pick`] falls silent; drives the throttle.
+    /// The bytes that must still be moved before [`CompactionStrategy::pick`] falls silent; drives
+    /// the throttle.
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64;
 
-    /// The number of runs in level 0 at which writers stop; they are slowed from half of it on. `None`: runs do not slow
-    /// writers, only debt does.
+    /// The number of runs in level 0 at which writers stop; they are slowed from half of it on.
+    /// `None`: runs do not slow writers, only debt does.
     fn level0_runs_max(&self) -> Option<usize> {
         None
     }
@@ -48,13 +55,24 @@ pub struct TreeView<'a> {
     pub options: &'a KeyspaceOptions,
     /// Tables that running compactions read, and that no plan may name.
     pub busy: &'a HashSet<FileNumber>,
-    /// Key ranges and levels that running compactions write into: (level, smallest, largest).
-    pub busy_outputs: &'a [(usize, Box<[u8]>, Box<[u8]>)],
-    /// The oldest snapshot in use, or the newest sequence number if there is none: versions of a key shadowed below it
-    /// are garbage.
+    /// Where running compactions write into.
+    pub busy_outputs: &'a [BusyOutput],
+    /// The oldest snapshot in use, or the newest sequence number if there is none: versions of a
+    /// key shadowed below it are garbage.
     pub oldest_snapshot: SequenceNumber,
     /// The time, in Unix milliseconds.
     pub now_ms: u64,
+}
+
+/// Where a running compaction writes into: a level, and the closed key range of all that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusyOutput {
+    /// The level.
+    pub level: usize,
+    /// The smallest user key.
+    pub smallest: Box<[u8]>,
+    /// The largest user key.
+    pub largest: Box<[u8]>,
 }
 
 impl TreeView<'_> {
@@ -63,11 +81,20 @@ impl TreeView<'_> {
         self.busy.contains(&table)
     }
 
-    /// Whether a running compaction writes into `level` within the closed key range.
+    /// Whether a running compaction writes into `level` within the closed key range. Within level 0
+    /// it writes a run of its own, so that no other is in its way.
     pub fn is_output_busy(&self, level: usize, smallest: &[u8], largest: &[u8]) -> bool {
-        self.busy_outputs
-            .iter()
-            .any(|(l, low, high)| *l == level && **low <= *largest && *smallest <= **high)
+        let meets = |output: &BusyOutput| {
+            output.level == level && *output.smallest <= *largest && *smallest <= *output.largest
+        };
+        level > 0 && self.busy_outputs.iter().any(meets)
+    }
+
+    /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies
+    /// in age between an input that it meets and the outputs, and the outputs meet nothing in their
+    /// run. Every plan is checked before it runs; tests of strategies may do so themselves.
+    pub fn check_plan(&self, plan: &CompactionPlan) -> Result<()> {
+        planned::check_plan(self, plan)
     }
 }
 

@@ -1,14 +1,20 @@
-//! Flush: a memtable becomes a table of level 0.
+//! Flush: writes frozen memtables out as one table of level 0.
 //!
-//! One memtable gives one table, or none if nothing of it survives. Versions that no snapshot needs are left out;
-//! tombstones stay, because what they hide lies below. The table's bytes and its name are durable when this returns;
-//! that the tree has it is the caller's to record. Knows no `Db`, no log and no lock.
+//! One table holds all of them: level 0 counts runs, and a flushed run is one table. Versions that
+//! no snapshot needs are left out, so a key overwritten many times within a memtable costs one
+//! entry. Nothing is known here of the tree below, so tombstones and sequence numbers stay.
+//!
+//! # Rules
+//! * The memtables are frozen: nobody writes to them any more.
+//! * The table and its name are durable when [`flush`] returns; the manifest edit comes after that.
+//! * An error leaves nothing behind, as far as the file can be removed.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::compaction::retention::Retention;
 use crate::cursor::Cursor;
+use crate::cursor::merging::MergingCursor;
 use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
@@ -18,63 +24,75 @@ use crate::options::KeyspaceOptions;
 use crate::table::TableMeta;
 use crate::table::writer::{TableWriter, TableWriterOptions};
 
-/// The level that flush writes to.
-const LEVEL: usize = 0;
-
-/// What a flush needs besides the memtable.
-#[derive(Debug)]
-pub(crate) struct FlushRequest<'a> {
+/// What a flush works with.
+#[derive(Clone, Copy)]
+pub(crate) struct FlushContext<'a> {
     pub(crate) fs: &'a dyn FileSystem,
+    /// The database's directory.
     pub(crate) dir: &'a Path,
-    /// The number of the table; also the id of its run.
-    pub(crate) number: FileNumber,
     pub(crate) options: &'a KeyspaceOptions,
-    /// Sequence numbers in use, ascending, the visible one last.
+    /// The sequence numbers in use, ascending; the last is the visible one.
     pub(crate) snapshots: &'a [SequenceNumber],
+    /// The table's number.
+    pub(crate) number: FileNumber,
+    /// The write time of entries whose memtable has noted none.
+    pub(crate) now_ms: u64,
 }
 
-/// Writes `memtable`, which takes no more inserts, to a table. `None`: nothing of it survived.
-pub(crate) fn flush(request: &FlushRequest<'_>, memtable: &Arc<MemTable>) -> Result<Option<TableMeta>> {
-    let mut writer = TableWriter::create(request.fs, request.dir, writer_options(request.number, request.options))?;
-    if let Some((min_ms, max_ms)) = memtable.write_time_range_ms() {
-        writer.set_write_times(min_ms, max_ms);
-    }
-    let filled = fill(&mut writer, request.snapshots, memtable);
-    if filled.is_err() || writer.entry_count() == 0 {
-        // The error is what matters; an orphan left behind is removed by the next open.
-        let abandoned = writer.abandon(request.fs);
-        return filled.and(abandoned).map(|()| None);
-    }
-    let finished = writer.finish().and_then(|meta| {
-        request.fs.sync_dir(request.dir)?;
-        Ok(Some(meta))
-    });
-    if finished.is_err() {
-        let _ = request.fs.remove(&FileKind::Table(request.number).path(request.dir));
-    }
-    finished
-}
-
-/// How a table of level 0 is written.
-fn writer_options(number: FileNumber, options: &KeyspaceOptions) -> TableWriterOptions {
-    TableWriterOptions {
-        number,
-        block_bytes: options.block_bytes,
-        compression: options.compression_at(LEVEL),
-        filter_bits: options.filter_bits_at(LEVEL),
-    }
-}
-
-fn fill(writer: &mut TableWriter, snapshots: &[SequenceNumber], memtable: &Arc<MemTable>) -> Result<()> {
-    let mut retention = Retention::new(snapshots);
-    let mut cursor = memtable.cursor();
+/// Writes `memtables`, newest first, as one table; `None` if they are empty.
+pub(crate) fn flush(
+    memtables: &[Arc<MemTable>],
+    ctx: &FlushContext<'_>,
+) -> Result<Option<TableMeta>> {
+    let mut cursor = MergingCursor::new(memtables.iter().map(MemTable::cursor).collect());
     cursor.seek_to_first()?;
+    if !cursor.valid() {
+        return Ok(None);
+    }
+    let written = write(&mut cursor, memtables, ctx);
+    if written.is_err() {
+        // The error is the one worth telling; a file that stays is an orphan, deleted at open.
+        let _ = ctx.fs.remove(&FileKind::Table(ctx.number).path(ctx.dir));
+    }
+    written.map(Some)
+}
+
+fn write(
+    cursor: &mut impl Cursor,
+    memtables: &[Arc<MemTable>],
+    ctx: &FlushContext<'_>,
+) -> Result<TableMeta> {
+    let options = TableWriterOptions {
+        number: ctx.number,
+        block_bytes: ctx.options.block_bytes,
+        compression: ctx.options.compression_at(0),
+        filter_bits: ctx.options.filter_bits_at(0),
+    };
+    let mut writer = TableWriter::create(ctx.fs, ctx.dir, options)?;
+    let (min_ms, max_ms) = memtables
+        .iter()
+        .map(|memtable| memtable.write_time_range_ms().unwrap_or((ctx.now_ms, ctx.now_ms)))
+        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        .unwrap_or((ctx.now_ms, ctx.now_ms));
+    writer.set_write_times(min_ms, max_ms);
+
+    let mut retention = Retention::new(ctx.snapshots);
+    let mut entries = 0;
     while cursor.valid() {
-        let fate = retention.next(cursor.key(), cursor.trailer(), |_| false)?;
-        if let Some(trailer) = fate.trailer(cursor.trailer()) {
-            writer.add(cursor.key(), trailer, cursor.value())?;
+        let (key, trailer) = (cursor.key(), cursor.trailer());
+        let fate = retention.next(key, trailer, |_| false)?;
+        if let Some(trailer) = fate.trailer(trailer) {
+            writer.add(key, trailer, cursor.value())?;
         }
+        entries += 1;
         cursor.next()?;
     }
-    Ok(())
+    let expected: u64 = memtables.iter().map(|memtable| memtable.entry_count()).sum();
+    assert_eq!(entries, expected, "a flush writes every entry of its frozen memtables");
+    let meta = writer.finish()?;
+    ctx.fs.sync_dir(ctx.dir)?;
+    Ok(meta)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@
 //! * `queue`: leaf lock; no I/O under it, and no table is let go under it: the last holder of an
 //!   obsolete table runs its removal, which may come back here.
 
+pub(crate) mod run_cursor;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;

@@ -1,32 +1,38 @@
 //! Leveled compaction: one sorted run in each level below 0.
 //!
-//! Flushes stack runs in level 0. When there are enough of them they are merged, all at once, into the *base level*;
-//! levels from there down grow by a constant factor; the last one holds nearly everything. This file only decides;
-//! it reads nothing but table metadata and keeps no state.
+//! Flushes stack runs in level 0. When there are enough of them they are merged, all at once, into
+//! the *base level*; levels from there down grow by a constant factor; the last one holds nearly
+//! everything. This file only decides; it reads nothing but table metadata and keeps no state.
 //!
 //! # Level targets
-//! See [`Targets`]. A small tree has no level between 0 and the last. Levels are added above the last one as the tree
-//! grows, and only as many as the fanout asks for.
+//! See [`Targets`]. A small tree has no level between 0 and the last. Levels are added above the
+//! last one as the tree grows, and only as many as the fanout asks for.
 //!
 //! # What is picked, in order
-//! 1. *Stacked runs*: a level below 0 with several runs (another strategy left them) becomes one run.
-//! 2. *Scores*: the fill of a level (level 0: its runs against `l0_runs`) divided by the fill of the next level, so that a
-//!    level about to receive much is emptied first. From the highest:
-//!    * level 0: all idle runs from the oldest on, with what they meet in the base level. Where the base level would
-//!      overflow, it is taken along into the next one: the bytes are written once instead of twice. Runs that meet
-//!      nothing are moved, not merged. When the base level is busy, or is out of all proportion to what level 0 holds,
-//!      the newest runs are merged within level 0 instead.
-//!    * below: the stretch of tables that meets least in the next level for what it moves; moved if it meets nothing.
-//!      A level that fits into one plan with all it meets is emptied at once, because a level that fills up again
-//!      from empty holds, on average, half as much for level 0 to be merged with.
-//! 3. *Tombstones*: tables that are mostly tombstones go down early if they free a good part of what that costs.
+//! 1. *Stacked runs*: a level below 0 with several runs (another strategy left them) becomes one
+//!    run.
+//! 2. *Scores*: the fill of a level (level 0: its runs against `l0_runs`) divided by the fill of
+//!    the next level, so that a level about to receive much is emptied first. From the highest:
+//!    * level 0: all idle runs from the oldest on, with what they meet in the base level. Where the
+//!      base level would overflow, it is taken along into the next one: the bytes are written once
+//!      instead of twice. Runs that meet nothing are moved, not merged. When the base level is
+//!      busy, or is out of all proportion to what level 0 holds, the newest runs are merged within
+//!      level 0 instead.
+//!    * below: the stretch of tables that meets least in the next level for what it moves; moved if
+//!      it meets nothing. A level that fits into one plan with all it meets is emptied at once,
+//!      because a level that fills up again from empty holds, on average, half as much for level 0
+//!      to be merged with.
+//! 3. *Tombstones*: tables that are mostly tombstones go down early if they free a good part of
+//!    what that costs.
 //! 4. *Garbage*: tombstones in tables with nothing below them, once no snapshot needs them.
 //!
 //! # Why it falls silent
-//! A plan of kind 1 or 2 lowers the number of runs or moves bytes down towards levels whose target they fit; the last
-//! level has no target. Kind 3 moves down. Kind 4 is chosen only if *every* tombstone of the table must go.
+//! A plan of kind 1 or 2 lowers the number of runs or moves bytes down towards levels whose target
+//! they fit; the last level has no target. Kind 3 moves down. Kind 4 is chosen only if *every*
+//! tombstone of the table must go.
 
 mod draft;
+mod stretch;
 mod targets;
 
 use std::ops::Range;
@@ -39,11 +45,12 @@ use crate::version::{LEVEL_COUNT, Run, RunId, Version};
 use draft::{Draft, overlapping, table_bytes};
 use targets::{LAST, Targets};
 
-/// A plan reads at most this many tables' worth of bytes where it has a choice: it bounds the space that a compaction
-/// takes on top of the tree, and the time until its inputs are free again.
+/// A plan reads at most this many tables' worth of bytes where it has a choice: it bounds the space
+/// that a compaction takes on top of the tree, and the time until its inputs are free again.
 const PLAN_TABLES_MAX: u64 = 32;
 
-/// Level 0 is merged within itself when what it meets in the base level is this many times larger (and than `fanout`).
+/// Level 0 is merged within itself when what it meets in the base level is this many times larger
+/// (and than `fanout`).
 const DISPROPORTION_MIN: u64 = 10;
 
 /// A tombstone-rich table goes down early if it frees at least one in so many bytes of the cost.
@@ -51,6 +58,10 @@ const TOMBSTONE_GAIN: u64 = 4;
 
 /// Tombstones at the bottom are garbage worth a rewrite from one in so many entries on.
 const GARBAGE_SHARE: u64 = 16;
+
+/// Writers stop at this many times `l0_runs` runs in level 0, but not below the other number.
+const LEVEL0_BACKLOG: usize = 5;
+const LEVEL0_RUNS_MAX_MIN: usize = 20;
 
 /// Fewer runs than this are not merged within level 0 while the base level is busy.
 const INTRA_LEVEL0_RUNS_MIN: usize = 4;
@@ -69,8 +80,14 @@ impl CompactionStrategy for Leveled {
             .or_else(|| shape.pick_garbage())
     }
 
-    /// Level 0, once it is full, with what it is merged into; then each level's excess with the share of the next level
-    /// that it meets, carried down. Bytes that a running compaction reads are counted until it is done.
+    /// Far above what compaction leaves when it keeps up; small runs pile up without much debt.
+    fn level0_runs_max(&self) -> Option<usize> {
+        Some((self.l0_runs * LEVEL0_BACKLOG).max(LEVEL0_RUNS_MAX_MIN))
+    }
+
+    /// Level 0, once it is full, with what it is merged into; then each level's excess with the
+    /// share of the next level that it meets, carried down. Bytes that a running compaction reads
+    /// are counted until it is done.
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64 {
         let shape = Shape::new(self, tree);
         let level0 = shape.bytes[0];
@@ -136,7 +153,8 @@ impl<'a> Shape<'a> {
         run.tables.iter().all(|table| self.is_idle(table))
     }
 
-    /// Level 0 is full by the number of its runs, or by what it would hold if they all were memtables.
+    /// Level 0 is full by the number of its runs, or by what it would hold if they all were
+    /// memtables.
     fn level0_fill(&self, runs: usize, bytes: u64) -> f64 {
         let limit = self.tree.options.memtable_bytes.saturating_mul(self.leveled.l0_runs as u64);
         (runs as f64 / self.leveled.l0_runs as f64)
@@ -219,7 +237,8 @@ impl<'a> Shape<'a> {
             .or_else(|| self.pick_intra_level0(true))
     }
 
-    /// All idle runs from the oldest on; nothing if the oldest is busy, because then a compaction out of level 0 runs.
+    /// All idle runs from the oldest on; nothing if the oldest is busy, because then a compaction
+    /// out of level 0 runs.
     fn level0_draft(&self) -> Option<Draft<'a>> {
         let runs = &self.version().levels[0].runs;
         let idle = runs.iter().rev().take_while(|run| self.is_run_idle(run)).count();
@@ -230,7 +249,8 @@ impl<'a> Shape<'a> {
         (idle > 0).then_some(draft)
     }
 
-    /// Moves runs down, from the oldest on, as long as they meet neither each other nor the base level.
+    /// Moves runs down, from the oldest on, as long as they meet neither each other nor the base
+    /// level.
     fn move_level0(&self) -> Option<CompactionPlan> {
         let base = self.targets.base;
         let mut moved: Vec<&'a Run> = Vec::new();
@@ -258,7 +278,8 @@ impl<'a> Shape<'a> {
         Some(draft.into_move(base, self.output_run(base), CompactionReason::Level0Runs))
     }
 
-    /// Merges the newest idle runs of level 0, as many as make the bytes written per run removed fall.
+    /// Merges the newest idle runs of level 0, as many as make the bytes written per run removed
+    /// fall.
     ///
     /// `is_blocked`: only because the base level is busy, so only if it is worth it.
     fn pick_intra_level0(&self, is_blocked: bool) -> Option<CompactionPlan> {
@@ -302,58 +323,8 @@ impl<'a> Shape<'a> {
         self.descend(draft, level + 1, CompactionReason::LevelBytes)
     }
 
-    /// The table that meets the fewest bytes of `next` per byte it moves, with those of its neighbours that do about as
-    /// well, until `goal` bytes are moved.
-    fn best_stretch(
-        &self,
-        level: usize,
-        tables: &'a [Arc<Table>],
-        next: &'a [Arc<Table>],
-        goal: u64,
-    ) -> Option<Range<usize>> {
-        let mut met_before = vec![0];
-        for table in next {
-            met_before.push(met_before[met_before.len() - 1] + table.meta().file_bytes);
-        }
-        let met = |stretch: &Range<usize>| {
-            let low = &tables[stretch.start].meta().smallest;
-            let high = &tables[stretch.end - 1].meta().largest;
-            let range = overlapping(next, low, high);
-            let idle = next[range.clone()].iter().all(|table| self.is_idle(table))
-                && tables[stretch.clone()].iter().all(|table| self.is_idle(table))
-                && !self.tree.is_output_busy(level + 1, low, high);
-            idle.then(|| met_before[range.end] - met_before[range.start])
-        };
-        let ratio = |stretch: &Range<usize>| {
-            let moved: u64 = tables[stretch.clone()].iter().map(|t| compensated_bytes(t)).sum();
-            met(stretch).map(|met| met as f64 / moved as f64)
-        };
-        let single = (0..tables.len()).filter_map(|at| Some((at, ratio(&(at..at + 1))?)));
-        let (at, best) = single.min_by(|a, b| a.1.total_cmp(&b.1))?;
-        let mut stretch = at..at + 1;
-        loop {
-            let wider = [
-                (stretch.end < tables.len()).then(|| stretch.start..stretch.end + 1),
-                (stretch.start > 0).then(|| stretch.start - 1..stretch.end),
-            ];
-            let wider =
-                wider.into_iter().flatten().filter_map(|wider| Some((ratio(&wider)?, wider)));
-            let Some((worse, wider)) = wider.min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
-            let (met_now, met_then) = (met(&stretch)?, met(&wider)?);
-            let is_free = met_then == met_now && met_now > 0;
-            let moved = table_bytes(&tables[stretch.clone()]);
-            if (moved >= goal && !is_free)
-                || worse > best * 1.25
-                || table_bytes(&tables[wider.clone()]) + met_then > self.plan_bytes_max
-            {
-                break;
-            }
-            stretch = wider;
-        }
-        Some(stretch)
-    }
-
-    /// Lets a table go down, or be rewritten where it is, if it is mostly tombstones and frees enough.
+    /// Lets a table go down, or be rewritten where it is, if it is mostly tombstones and frees
+    /// enough.
     fn pick_tombstones(&self) -> Option<CompactionPlan> {
         let reason = CompactionReason::Tombstones;
         for level in (1..LAST).rev() {
@@ -377,8 +348,8 @@ impl<'a> Shape<'a> {
         None
     }
 
-    /// Whether the tombstones of `draft` free a good part of what merging it into `level` costs. A table that meets
-    /// nothing costs nothing.
+    /// Whether the tombstones of `draft` free a good part of what merging it into `level` costs. A
+    /// table that meets nothing costs nothing.
     fn frees_enough(&self, draft: &Draft<'a>, level: usize) -> bool {
         let Some((_, met)) = self.met(draft, level) else { return level > 1 };
         let entries: u64 = met.iter().map(|table| table.meta().entry_count).sum();
@@ -421,8 +392,8 @@ impl<'a> Shape<'a> {
         (!range.is_empty()).then(|| (range.clone(), &run.tables[range]))
     }
 
-    /// Merges the draft into `level`, and on into deeper levels where it would overflow; moves it if it meets nothing.
-    /// `None` if something on the way is busy.
+    /// Merges the draft into `level`, and on into deeper levels where it would overflow; moves it
+    /// if it meets nothing. `None` if something on the way is busy.
     fn descend(
         &self,
         mut draft: Draft<'a>,
@@ -474,7 +445,8 @@ impl<'a> Shape<'a> {
         (!busy).then(|| draft.clone().into_merge(level, self.output_run(level), reason))
     }
 
-    /// The run of `level`. A level below 0 has one, so its name does not matter, but all plans must agree on it.
+    /// The run of `level`. A level below 0 has one, so its name does not matter, but all plans must
+    /// agree on it.
     fn output_run(&self, level: usize) -> RunId {
         self.run(level).map(|run| run.id).unwrap_or_default()
     }
@@ -485,15 +457,6 @@ impl<'a> Shape<'a> {
         options.compression_at(from) == options.compression_at(to)
             && options.filter_bits_at(from) >= options.filter_bits_at(to)
     }
-}
-
-/// The file's bytes, and for tombstones beyond half of the entries twice what they may free: such tables go first.
-fn compensated_bytes(table: &Table) -> u64 {
-    let meta = table.meta();
-    let surplus = meta.tombstone_count.saturating_mul(2).saturating_sub(meta.entry_count);
-    let values = meta.entry_count.saturating_sub(meta.tombstone_count).max(1);
-    let freed = surplus.saturating_mul(meta.value_bytes / values).saturating_mul(2);
-    meta.file_bytes.saturating_add(freed).max(1)
 }
 
 /// Whether at least half of the entries are tombstones.

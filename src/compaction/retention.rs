@@ -1,31 +1,37 @@
 //! Retention: which versions of a key survive a merge.
 //!
-//! [`Retention`] is a pure state machine. It is fed the entries of a merge in order (key ascending, newest first) and
-//! says of each: keep, keep as oldest, or drop. It knows neither tables nor files.
+//! [`Retention`] is a pure state machine. It is fed the entries of a merge in order (key ascending,
+//! newest first) and says of each: keep, keep as oldest, or drop. It knows neither tables nor
+//! files.
 //!
 //! # Stripes
-//! The snapshots in use cut the sequence numbers into stripes. `snapshots` is ascending and its last element is the
-//! sequence number visible when the merge began, so everybody who reads later reads at that number or above. An
-//! entry's stripe is the first snapshot that sees it; entries above the last snapshot share one more stripe, for
-//! readers yet to come. Of the versions of a key in one stripe only the newest can ever be read, so it alone stays.
-//! An old snapshot thus pins one version of a key and not everything newer.
+//! The snapshots in use cut the sequence numbers into stripes. `snapshots` is ascending and its
+//! last element is the sequence number visible when the merge began, so everybody who reads later
+//! reads at that number or above. An entry's stripe is the first snapshot that sees it. Of the
+//! versions of a key in one stripe only the newest can ever be read, so it alone stays. An old
+//! snapshot thus pins one version of a key and not everything newer. Entries above the last
+//! snapshot (a flush holds some whose write is not yet visible) all stay: readers yet to come may
+//! stand between any two of them.
 //!
 //! # The bottom
-//! Where no older version of a key can exist outside the merge (`at_bottom`), and in the oldest stripe, which every
-//! reader sees:
+//! Where no older version of a key can exist outside the merge (`at_bottom`), and in the oldest
+//! stripe, which every reader sees:
 //! * a tombstone has nothing left to hide: it goes, and the versions below it go as shadowed;
-//! * a value needs no sequence number to be ordered: it is kept with sequence number 0, and the writer stores no
-//!   trailers for a block of such entries. It is the last version of its key in the output, because the rest of its
-//!   stripe is shadowed and no stripe is older. So no two versions of a key ever carry the sequence number 0.
+//! * a value needs no sequence number to be ordered: it is kept with sequence number 0, and the
+//!   writer stores no trailers for a block of such entries. It is the last version of its key in
+//!   the output, because the rest of its stripe is shadowed and no stripe is older. So no two
+//!   versions of a key ever carry the sequence number 0.
 //!
-//! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are judged without
-//! looking ahead. It goes when that snapshot does.
+//! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are
+//! judged without looking ahead. It goes when that snapshot does.
 //!
-//! The snapshots are taken once, before the merge begins: one released meanwhile only keeps a little more, and one
-//! taken meanwhile sees the last element or newer.
+//! The snapshots are taken once, before the merge begins: one released meanwhile only keeps a
+//! little more, and one taken meanwhile sees the last element or newer.
 
-use crate::error::Result;
-use crate::key::{SequenceNumber, Trailer, ValueKind};
+use std::cmp::Ordering;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{SequenceNumber, Trailer, ValueKind, escape};
 
 /// What becomes of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,13 @@ impl Fate {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    trailer: Trailer,
+    /// As an index into `snapshots`.
+    stripe: usize,
+}
+
 /// Decides which entries of a merge survive. See the module text.
 #[derive(Debug)]
 pub(crate) struct Retention<'a> {
@@ -58,8 +71,8 @@ pub(crate) struct Retention<'a> {
     snapshots: &'a [SequenceNumber],
     /// The current user key; meaningless before the first entry.
     key: Vec<u8>,
-    /// The stripe of the last entry of the current key, as an index into `snapshots`; `None` before the first entry.
-    stripe: Option<usize>,
+    /// The last entry of the current key; `None` before the first entry.
+    last: Option<Last>,
 }
 
 impl<'a> Retention<'a> {
@@ -67,11 +80,11 @@ impl<'a> Retention<'a> {
     pub(crate) fn new(snapshots: &'a [SequenceNumber]) -> Self {
         assert!(!snapshots.is_empty(), "the visible sequence number is always in use");
         assert!(snapshots.is_sorted(), "snapshots are ascending");
-        Retention { snapshots, key: Vec::new(), stripe: None }
+        Retention { snapshots, key: Vec::new(), last: None }
     }
 
-    /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once per key, and with
-    /// keys ascending: whether no version of the key can exist below the merge.
+    /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once
+    /// per key, and with keys ascending: whether no version of the key can exist below the merge.
     pub(crate) fn next(
         &mut self,
         key: &[u8],
@@ -80,14 +93,22 @@ impl<'a> Retention<'a> {
     ) -> Result<Fate> {
         let kind = trailer.kind()?;
         let stripe = self.stripe_of(trailer.sequence());
-        let is_new_key = self.stripe.is_none() || *self.key != *key;
-        if is_new_key {
-            self.key.clear();
-            self.key.extend_from_slice(key);
-        } else if self.stripe == Some(stripe) {
-            return Ok(Fate::DropShadowed);
+        let order = self.last.map_or(Ordering::Less, |_| self.key.as_slice().cmp(key));
+        let last = self.last.replace(Last { trailer, stripe });
+        match (order, last) {
+            (Ordering::Equal, Some(last)) if last.trailer <= trailer => return Err(disorder(key)),
+            (Ordering::Equal, Some(last))
+                if last.stripe == stripe && stripe < self.snapshots.len() =>
+            {
+                return Ok(Fate::DropShadowed);
+            }
+            (Ordering::Equal, _) => {}
+            (Ordering::Less, _) => {
+                self.key.clear();
+                self.key.extend_from_slice(key);
+            }
+            (Ordering::Greater, _) => return Err(disorder(key)),
         }
-        self.stripe = Some(stripe);
         if stripe > 0 || !at_bottom(key) {
             return Ok(Fate::Keep);
         }
@@ -97,7 +118,7 @@ impl<'a> Retention<'a> {
         })
     }
 
-    /// The index of the first snapshot that sees `sequence`.
+    /// The index of the first snapshot that sees `sequence`; past the end if none does.
     #[inline]
     fn stripe_of(&self, sequence: SequenceNumber) -> usize {
         match self.snapshots {
@@ -108,12 +129,19 @@ impl<'a> Retention<'a> {
     }
 }
 
+#[cold]
+fn disorder(key: &[u8]) -> Error {
+    let what = format!("entry {} does not stand after the one before it", escape(key));
+    Error::new(ErrorKind::Corruption, what)
+        .advise("restore the table from a copy, or salvage the readable part into a new database")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::error::ErrorKind;
     use proptest::prelude::*;
 
     fn put(sequence: u64) -> Trailer {
@@ -164,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn entries_not_yet_visible_all_stay() {
+        let entries = [("a", put(9)), ("a", put(8)), ("a", put(7)), ("a", put(6))];
+        assert_eq!(
+            fates(&[7], true, &entries),
+            [Fate::Keep, Fate::Keep, Fate::KeepAsOldest, Fate::DropShadowed]
+        );
+    }
+
+    #[test]
     fn a_snapshot_before_the_first_write_pins_nothing_but_keeps_sequence_numbers() {
         let entries = [("a", put(9)), ("a", put(8))];
         assert_eq!(fates(&[0, 9], true, &entries), [Fate::Keep, Fate::DropShadowed]);
@@ -186,6 +223,22 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
+    #[test]
+    fn disorder_is_corruption() {
+        let cases: [[(&str, Trailer); 2]; 3] = [
+            [("b", put(1)), ("a", put(9))],
+            [("a", put(1)), ("a", put(2))],
+            [("a", put(1)), ("a", put(1))],
+        ];
+        for [first, second] in cases {
+            let snapshots = [SequenceNumber(9)];
+            let mut retention = Retention::new(&snapshots);
+            retention.next(first.0.as_bytes(), first.1, |_| true).unwrap();
+            let error = retention.next(second.0.as_bytes(), second.1, |_| true).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption);
+        }
+    }
+
     /// A history: per key, versions with distinct sequence numbers, true for a put.
     type History = BTreeMap<u8, BTreeMap<u64, bool>>;
 
@@ -194,12 +247,17 @@ mod tests {
         is_put.then_some(*sequence)
     }
 
-    /// Merges `inputs`, which lie above `below`; gives the output in order, the trailer as written and as it was.
-    fn merge(
-        inputs: &History,
-        below: &History,
-        snapshots: &[SequenceNumber],
-    ) -> Vec<(u8, Trailer, u64)> {
+    /// An entry of an output.
+    #[derive(Clone, Copy, Debug)]
+    struct Merged {
+        key: u8,
+        written: Trailer,
+        /// The sequence number it had.
+        sequence: u64,
+    }
+
+    /// Merges `inputs`, which lie above `below`.
+    fn merge(inputs: &History, below: &History, snapshots: &[SequenceNumber]) -> Vec<Merged> {
         let mut retention = Retention::new(snapshots);
         let mut out = Vec::new();
         for (key, versions) in inputs {
@@ -207,7 +265,8 @@ mod tests {
                 let trailer = if *is_put { put(*sequence) } else { delete(*sequence) };
                 let fate =
                     retention.next(&[*key], trailer, |k| !below.contains_key(&k[0])).unwrap();
-                out.extend(fate.trailer(trailer).map(|written| (*key, written, *sequence)));
+                let merged = |written| Merged { key: *key, written, sequence: *sequence };
+                out.extend(fate.trailer(trailer).map(merged));
             }
         }
         out
@@ -230,72 +289,79 @@ mod tests {
         })
     }
 
-    proptest! {
-        /// Per key a random prefix of the history lies below the merge; the rest is merged. Every snapshot reads the
-        /// same before and after, the output is in order, and no entry could be left out.
-        #[test]
-        fn every_snapshot_reads_the_same_and_nothing_unneeded_is_kept((history, snapshots, cuts) in histories()) {
-            let (mut inputs, mut below) = (History::new(), History::new());
-            for (key, versions) in &history {
-                for (sequence, is_put) in versions {
-                    let side = if *sequence < cuts[*key as usize] { &mut below } else { &mut inputs };
-                    side.entry(*key).or_default().insert(*sequence, *is_put);
-                }
-            }
-            let out = merge(&inputs, &below, &snapshots);
-            let read_after = |out: &[(u8, Trailer, u64)], key: u8, at: u64| {
-                // The first version in the output that is visible, as a cursor finds it.
-                let found = out.iter().find(|(k, written, _)| *k == key && written.sequence().0 <= at);
-                match found {
-                    Some((_, written, was)) => (!written.is_tombstone()).then_some(*was),
-                    None => read(&below, key, at),
-                }
-            };
-            for window in out.windows(2) {
-                prop_assert!((window[0].0, std::cmp::Reverse(window[0].1)) < (window[1].0, std::cmp::Reverse(window[1].1)));
-            }
-            for key in 0..6 {
-                for snapshot in &snapshots {
-                    prop_assert_eq!(read_after(&out, key, snapshot.0), read(&history, key, snapshot.0));
-                }
-            }
-            for left_out in 0..out.len() {
-                let mut fewer = out.clone();
-                let (key, written, _) = fewer.remove(left_out);
-                let changed = snapshots.iter()
-                    .any(|s| read_after(&fewer, key, s.0) != read(&history, key, s.0));
-                // A tombstone above other tables may hide nothing there; the merge cannot know. Nor does it
-                // look ahead: a tombstone newer than the oldest snapshot may turn out to be the last version.
-                let may_hide = written.is_tombstone()
-                    && (below.contains_key(&key) || written.sequence() > snapshots[0]);
-                prop_assert!(changed || may_hide, "kept for nobody: {key} {written:?}");
-            }
-            // Sequence number 0 wherever it is allowed.
-            for (key, written, was) in &out {
-                let oldest = !below.contains_key(key) && *was <= snapshots[0].0;
-                prop_assert_eq!(written.sequence().0 == 0, oldest);
+    /// Parts the history of each key: what is older than its cut, and the rest.
+    fn part(history: &History, cut: impl Fn(u8) -> u64) -> (History, History) {
+        let (mut older, mut newer) = (History::new(), History::new());
+        for (key, versions) in history {
+            for (sequence, is_put) in versions {
+                let side = if *sequence < cut(*key) { &mut older } else { &mut newer };
+                side.entry(*key).or_default().insert(*sequence, *is_put);
             }
         }
+        (older, newer)
+    }
 
-        /// Merging twice (as two levels do) reads as merging once.
+    /// What a reader finds in the output of a merge above `below`.
+    fn read_merged(out: &[Merged], below: &History, key: u8, at: u64) -> Option<u64> {
+        let mut visible = out.iter().filter(|e| e.key == key && e.written.sequence().0 <= at);
+        match visible.next() {
+            Some(entry) => (!entry.written.is_tombstone()).then_some(entry.sequence),
+            None => read(below, key, at),
+        }
+    }
+
+    fn check_merge(history: &History, snapshots: &[SequenceNumber], cuts: &[u64]) {
+        let (below, inputs) = part(history, |key| cuts[usize::from(key)]);
+        let out = merge(&inputs, &below, snapshots);
+        assert!(out.is_sorted_by(|a, b| (a.key, Reverse(a.written)) < (b.key, Reverse(b.written))));
+        let reads_same = |out: &[Merged], key: u8| {
+            let mut ats = snapshots.iter().map(|snapshot| snapshot.0);
+            ats.all(|at| read_merged(out, &below, key, at) == read(history, key, at))
+        };
+        assert!((0..6).all(|key| reads_same(&out, key)));
+        for left_out in 0..out.len() {
+            let mut fewer = out.clone();
+            let entry = fewer.remove(left_out);
+            // A tombstone above other tables may hide nothing there; the merge cannot know. Nor
+            // does it look ahead: one newer than the oldest snapshot may turn out to be the last.
+            let may_hide = entry.written.is_tombstone()
+                && (below.contains_key(&entry.key) || entry.written.sequence() > snapshots[0]);
+            assert!(may_hide || !reads_same(&fewer, entry.key), "kept for nobody: {entry:?}");
+        }
+        // Sequence number 0 wherever it is allowed, and nowhere else.
+        for entry in &out {
+            let is_oldest = !below.contains_key(&entry.key) && entry.sequence <= snapshots[0].0;
+            assert_eq!(entry.written.sequence().0 == 0, is_oldest, "{entry:?}");
+        }
+    }
+
+    fn check_two_merges(history: &History, snapshots: &[SequenceNumber], cut: u64) {
+        let (mut older, newer) = part(history, |_| cut);
+        for entry in merge(&newer, &older, snapshots) {
+            let versions = older.entry(entry.key).or_default();
+            versions.insert(entry.written.sequence().0, !entry.written.is_tombstone());
+        }
+        let written = |out: Vec<Merged>| -> Vec<(u8, Trailer)> {
+            out.into_iter().map(|entry| (entry.key, entry.written)).collect()
+        };
+        let twice = written(merge(&older, &History::new(), snapshots));
+        assert_eq!(twice, written(merge(history, &History::new(), snapshots)));
+    }
+
+    proptest! {
+        /// Per key a random prefix of the history lies below the merge; the rest is merged. Every
+        /// snapshot reads the same before and after, and no entry could be left out.
+        #[test]
+        fn every_snapshot_reads_the_same_and_nothing_unneeded_is_kept(
+            (history, snapshots, cuts) in histories()
+        ) {
+            check_merge(&history, &snapshots, &cuts);
+        }
+
+        /// Merging twice, as two levels do, is merging once.
         #[test]
         fn merges_compose((history, snapshots, cuts) in histories()) {
-            let split = cuts[0];
-            let (mut old, mut new) = (History::new(), History::new());
-            for (key, versions) in &history {
-                for (sequence, is_put) in versions {
-                    let side = if *sequence < split { &mut old } else { &mut new };
-                    side.entry(*key).or_default().insert(*sequence, *is_put);
-                }
-            }
-            let upper = merge(&new, &old, &snapshots);
-            let mut all: History = old.clone();
-            for (key, written, _) in &upper {
-                all.entry(*key).or_default().insert(written.sequence().0, !written.is_tombstone());
-            }
-            let twice = merge(&all, &History::new(), &snapshots);
-            let once = merge(&history, &History::new(), &snapshots);
-            prop_assert_eq!(twice.iter().map(|e| (e.0, e.1)).collect::<Vec<_>>(), once.iter().map(|e| (e.0, e.1)).collect::<Vec<_>>());
+            check_two_merges(&history, &snapshots, cuts[0]);
         }
     }
 }

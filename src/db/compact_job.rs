@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::compaction::job::{JobContext, run_job};
+use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
 use crate::db::install::{self, install_compaction};
 use crate::db::state::{Inner, KeyspaceCore};
@@ -11,7 +11,7 @@ use crate::db::work::{Busy, WorkState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::KeyspaceOptions;
 use crate::table::TableMeta;
-use crate::version::{LEVEL_COUNT, Version};
+use crate::version::Version;
 
 /// A compaction that was chosen, with what it was chosen from.
 #[derive(Debug)]
@@ -42,37 +42,15 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
             now_ms: inner.clock.unix_ms(),
         };
         let Some(plan) = strategy.pick(&tree) else { continue };
-        check_plan(&plan, &tree, strategy.name());
+        if let Err(error) = tree.check_plan(&plan) {
+            // A broken strategy of the user's; better to stop compacting than to lose data.
+            state.note_error(&error, false);
+            return None;
+        }
         state.reserve(core.id, &plan, &version);
         return Some(CompactJob { core, plan, version, options });
     }
     None
-}
-
-/// A plan that names tables that are not there, or are busy, is a broken strategy; better to stop than to lose data.
-fn check_plan(plan: &CompactionPlan, tree: &TreeView<'_>, strategy: &str) {
-    assert!(
-        plan.output_level < LEVEL_COUNT,
-        "strategy {strategy} plans for a level that does not exist"
-    );
-    assert!(!plan.inputs.is_empty(), "strategy {strategy} plans nothing");
-    for input in &plan.inputs {
-        assert!(!input.tables.is_empty(), "strategy {strategy} plans an empty input");
-        for number in &input.tables {
-            let found = tree.version.find_table(*number);
-            let (level, run, _) = found.unwrap_or_else(|| {
-                panic!("strategy {strategy} plans table {number}, which is not in the tree")
-            });
-            assert!(
-                level == input.level && run.id == input.run,
-                "strategy {strategy} misplaces table {number}"
-            );
-            assert!(
-                !tree.is_busy(*number),
-                "strategy {strategy} plans table {number}, which is busy"
-            );
-        }
-    }
 }
 
 /// Runs `job` and installs what it made. `between` is called between blocks of output.
@@ -96,25 +74,23 @@ pub(crate) fn run(
         }
         CompactionAction::Merge => {
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-            let mut poll = || {
+            let mut poll = |_: JobProgress| {
                 if inner.work.lock().shutdown {
                     return Err(cancelled());
                 }
                 between()
             };
-            let output = run_job(
-                &JobContext {
-                    fs: inner.fs.as_ref(),
-                    dir: &inner.dir,
-                    tables: &inner.read.tables,
-                    options,
-                    snapshots: &snapshots,
-                    new_file_number: &|| inner.new_file_number(),
-                },
-                plan,
+            let mut context = JobContext {
+                fs: inner.fs.as_ref(),
+                dir: &inner.dir,
+                tables: &inner.read.tables,
+                options,
                 version,
-                &mut poll,
-            )?;
+                snapshots: &snapshots,
+                new_file_number: &|| inner.new_file_number(),
+                poll: &mut poll,
+            };
+            let output = run_job(plan, &mut context)?;
             let counters = inner.counters();
             counters.compactions.add(1);
             counters.compaction_bytes_read.add(output.bytes_read);

@@ -8,7 +8,7 @@
 use crate::db::install::install_flush;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::error::Result;
-use crate::flush::{FlushRequest, flush};
+use crate::flush::{FlushContext, flush};
 
 /// Flushes the oldest immutable memtable of `core`, if there is one.
 pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
@@ -17,14 +17,15 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     inner.commit().wait_visible(memory.cut())?;
     let options = core.options.load_full();
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-    let request = FlushRequest {
+    let context = FlushContext {
         fs: inner.fs.as_ref(),
         dir: &inner.dir,
-        number: inner.new_file_number(),
         options: &options,
         snapshots: &snapshots,
+        number: inner.new_file_number(),
+        now_ms: inner.clock.unix_ms(),
     };
-    let table = flush(&request, &memory.table)?;
+    let table = flush(std::slice::from_ref(&memory.table), &context)?;
     if others_in_memory(inner, core) {
         inner.commit().sync(&*inner.clock)?;
     }

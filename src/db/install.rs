@@ -27,6 +27,9 @@ const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit) -> Result<()> {
     edit.next_file_number = Some(FileNumber(inner.next_file_number.load(Ordering::Relaxed)));
     inner.commit().lock().check()?;
+    if tree.manifest.is_none() {
+        inner.check_open()?;
+    }
     let manifest = tree.manifest.as_mut().expect("only a writable database changes its tree");
     let before = manifest.bytes();
     // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.

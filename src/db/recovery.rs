@@ -48,9 +48,9 @@ use crate::spawn::Spawn;
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
-use crate::wal::{WalPosition, WalStart};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
+use crate::wal::{WalPosition, WalStart};
 
 /// What an open needs.
 #[derive(Debug)]
@@ -315,7 +315,11 @@ fn log_start(state: &ManifestState, replayed: &Replay) -> WalStart {
     let start = replayed.start();
     let unused = SequenceNumber(state.last_sequence.0 + 1);
     // A log without a segment begins anew; there is nothing that its first segment could link to.
-    let previous = if start.previous.segment < start.next_segment { start.previous } else { WalPosition::default() };
+    let previous = if start.previous.segment < start.next_segment {
+        start.previous
+    } else {
+        WalPosition::default()
+    };
     WalStart { next_sequence: start.next_sequence.max(unused), previous, ..start }
 }
 

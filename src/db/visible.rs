@@ -19,8 +19,8 @@ use crate::fs::Access;
 use crate::key::{SequenceNumber, Trailer, ValueKind};
 use crate::memtable::cursor::MemCursor;
 use crate::table::reader::ReadStats;
+use crate::table_cache::run_cursor::RunCursor;
 use crate::value::Value;
-use crate::version::lookup::RunCursor;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Source {
     fn pin_value(&self) -> Value {
         match self {
             Source::Memory(cursor) => Value::in_memory(cursor.pin_value()),
-            Source::Run(cursor) => Value::in_table(cursor.pin_value()),
+            Source::Run(cursor) => Value::in_table(cursor.table_cursor().pin_value()),
         }
     }
 }
@@ -119,7 +119,12 @@ impl VisibleCursor {
         let sources = memories
             .map(|memory| Source::Memory(memory.table.cursor()))
             .chain(runs.map(|run| {
-                Source::Run(RunCursor::new(Arc::clone(run), Arc::clone(&shared.tables), Access::Random))
+                Source::Run(RunCursor::new(
+                    Arc::clone(&shared.tables),
+                    Arc::clone(run),
+                    0..run.tables.len(),
+                    Access::Random,
+                ))
             }))
             .collect();
         VisibleCursor {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::compaction::CompactionPlan;
+use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::error::Error;
 use crate::key::{FileNumber, KeyspaceId};
 use crate::version::Version;
@@ -22,7 +22,7 @@ use crate::version::Version;
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     pub(crate) tables: HashSet<FileNumber>,
-    pub(crate) outputs: Vec<(usize, Box<[u8]>, Box<[u8]>)>,
+    pub(crate) outputs: Vec<BusyOutput>,
     pub(crate) running_count: usize,
     /// Manual compactions that keep the automatic ones out.
     pub(crate) paused_count: usize,
@@ -32,6 +32,8 @@ pub(crate) struct Busy {
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
     pub(crate) shutdown: bool,
+    /// Jobs that run, in background threads and in threads of the user's. None begins after shutdown.
+    pub(crate) running_count: usize,
     /// Keyspaces with a flush running.
     pub(crate) flushing: HashSet<KeyspaceId>,
     /// A tree changed since the strategies last had nothing to do.
@@ -105,6 +107,15 @@ impl WorkQueue {
         self.due.wait(state);
     }
 
+    /// Waits until no job runs; after shutdown none begins.
+    pub(crate) fn wait_jobs_ended(&self) {
+        let mut state = self.state.lock();
+        debug_assert!(state.shutdown, "else another one begins");
+        while state.running_count > 0 {
+            self.progress.wait(&mut state);
+        }
+    }
+
     /// Waits for a job to end.
     pub(crate) fn wait_progress(&self, state: &mut MutexGuard<'_, WorkState>) {
         self.progress.wait(state);
@@ -166,6 +177,25 @@ impl WorkQueue {
     }
 }
 
+/// A job that runs, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running<'a>(&'a WorkQueue);
+
+impl<'a> Running<'a> {
+    /// Notes that a job begins. The caller holds the lock of `queue`, and saw no shutdown.
+    pub(crate) fn begin(queue: &'a WorkQueue, state: &mut WorkState) -> Self {
+        state.running_count += 1;
+        Running(queue)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running_count -= 1;
+        self.0.job_ended();
+    }
+}
+
 impl WorkState {
     /// Records a failed background job.
     pub(crate) fn note_error(&mut self, error: &Error, flush: bool) {
@@ -210,7 +240,7 @@ impl WorkState {
 }
 
 /// The level and the closed key range that `plan` writes. `version` is the one it was picked from.
-fn output_range(plan: &CompactionPlan, version: &Version) -> (usize, Box<[u8]>, Box<[u8]>) {
+fn output_range(plan: &CompactionPlan, version: &Version) -> BusyOutput {
     let mut range: Option<(&[u8], &[u8])> = None;
     for number in plan.inputs.iter().flat_map(|input| &input.tables) {
         let Some((_, _, table)) = version.find_table(*number) else { continue };
@@ -218,5 +248,5 @@ fn output_range(plan: &CompactionPlan, version: &Version) -> (usize, Box<[u8]>, 
         range = Some(range.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
     }
     let (low, high) = range.unwrap_or_default();
-    (plan.output_level, low.into(), high.into())
+    BusyOutput { level: plan.output_level, smallest: low.into(), largest: high.into() }
 }

@@ -12,7 +12,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn pairs(iter: impl Iterator<Item = esker::Result<(Vec<u8>, esker::Value)>>) -> Vec<(String, String)> {
+fn pairs(
+    iter: impl Iterator<Item = esker::Result<(Vec<u8>, esker::Value)>>,
+) -> Vec<(String, String)> {
     iter.map(|item| item.map(|(key, value)| (text(&key), text(&value))).unwrap()).collect()
 }
 
@@ -26,7 +28,9 @@ fn own(list: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[test]
 fn put_get_delete_reopen_with_every_durability() {
-    for durability in [Durability::Sync, Durability::Buffered, Durability::Async, Durability::Disabled] {
+    for durability in
+        [Durability::Sync, Durability::Buffered, Durability::Async, Durability::Disabled]
+    {
         let dir = tempfile::tempdir().unwrap();
         let db = open(dir.path());
         let options = WriteOptions::with_durability(durability);
@@ -102,7 +106,8 @@ fn snapshots_see_one_moment_of_all_keyspaces() {
     db.compact_range::<&[u8]>(..).unwrap();
     other.compact_range::<&[u8]>(..).unwrap();
     let metrics = db.metrics();
-    let entries: u64 = metrics.keyspaces.iter().flat_map(|k| &k.levels).map(|level| level.entries).sum();
+    let entries: u64 =
+        metrics.keyspaces.iter().flat_map(|k| &k.levels).map(|level| level.entries).sum();
     assert_eq!(entries, 1, "the old versions and the tombstone are gone\n{metrics}");
 }
 

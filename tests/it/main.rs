@@ -5,10 +5,12 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
 #![allow(missing_docs, reason = "tests")]
 
 mod api;
+mod concurrency;
 mod tidy;

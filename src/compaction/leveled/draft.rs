@@ -1,4 +1,5 @@
-//! A compaction plan in the making: stretches of runs, newest first, with their joint key range and bytes.
+//! A compaction plan in the making: stretches of runs, newest first, with their joint key range and
+//! bytes.
 
 use std::ops::Range;
 use std::sync::Arc;

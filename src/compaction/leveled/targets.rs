@@ -9,17 +9,19 @@ pub(super) const LAST: usize = LEVEL_COUNT - 1;
 /// The base level holds at most this many times what a full level 0 holds.
 const BASE_PER_LEVEL0: u64 = 2;
 
-/// No level above the last one is planned to hold more than this share of the tree: it bounds the space that shadowed
-/// versions take.
-const UPPER_SHARE: u64 = 4;
+/// No level above the last one is planned to hold more than this share of the tree: it bounds the
+/// space that shadowed versions take.
+const UPPER_SHARE: u64 = 3;
 
 /// How many bytes each level should hold.
 ///
-/// Let *level-0 bytes* be a full level 0: `l0_runs` memtables. Merging it straight into the last level writes the whole
-/// tree for each level-0 bytes written, so from [`UPPER_SHARE`] times that (or of `base_bytes`) on there is a base level in
-/// between. Its target is the share of the tree, at most [`BASE_PER_LEVEL0`] times the level-0 bytes, and at most
-/// `base_bytes`. Between it and the last level stand as many as the fanout asks for, at equal ratios. Level 0 itself does
-/// not count as part of the tree: a backlog there must not raise the targets and so hide itself (`RocksDB` issue 9423).
+/// Let *level-0 bytes* be a full level 0: `l0_runs` memtables. Merging it straight into the last
+/// level writes the whole tree for each level-0 bytes written, so from [`UPPER_SHARE`] times that
+/// (or of `base_bytes`) on there is a base level in between. Its target is the share of the tree,
+/// at most [`BASE_PER_LEVEL0`] times the level-0 bytes, and at most `base_bytes`. Between it and
+/// the last level stand as many as the fanout asks for, at equal ratios. Level 0 itself does not
+/// count as part of the tree: a backlog there must not raise the targets and so hide itself
+/// (`RocksDB` issue 9423).
 pub(super) struct Targets {
     /// The level that level 0 is merged into.
     pub(super) base: usize,
@@ -49,7 +51,8 @@ impl Targets {
                 upper_levels += 1;
             }
         }
-        // A level that is there is used, be it planned or not: level 0 must not pass it. It empties by being merged.
+        // A level that is there is used, be it planned or not: level 0 must not pass it. It empties
+        // by being merged.
         let first_filled = (1..LAST).find(|level| bytes[*level] > 0).unwrap_or(LAST);
         let base = first_filled.min(LAST - upper_levels);
 
