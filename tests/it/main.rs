@@ -5,10 +5,14 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
 #![allow(missing_docs, reason = "tests")]
 
 mod api;
+mod crash;
+mod support;
 mod tidy;
