@@ -6,6 +6,7 @@
 //!
 //! * [`api`]: each public operation does what its documentation says.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -14,5 +15,6 @@
 
 mod api;
 mod crash;
+mod model;
 mod support;
 mod tidy;
