@@ -6,6 +6,9 @@
 //!
 //! * [`api`]: each public operation does what its documentation says.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
+//! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
+//! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
@@ -13,4 +16,7 @@
 
 mod api;
 mod concurrency;
+mod crash;
+mod model;
+mod support;
 mod tidy;
