@@ -5,6 +5,7 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -12,5 +13,6 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod api;
+mod bad_input;
 mod concurrency;
 mod tidy;
