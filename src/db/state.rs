@@ -346,14 +346,6 @@ impl Inner {
         }
         first
     }
-
-    /// The strategy object that `options` name, if it is registered.
-    pub(crate) fn strategy_for(
-        &self,
-        options: &KeyspaceOptions,
-    ) -> Option<Arc<dyn CompactionStrategy>> {
-        strategy_for(&self.strategies, options)
-    }
 }
 
 /// The strategy object that `options` name: built in, or one of `registered`.
@@ -365,6 +357,18 @@ pub(crate) fn strategy_for(
         Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
+}
+
+/// As [`strategy_for`], for options that a caller passes: an unknown strategy is a mistake of theirs.
+pub(crate) fn require_strategy(
+    registered: &BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    options: &KeyspaceOptions,
+) -> Result<Arc<dyn CompactionStrategy>> {
+    strategy_for(registered, options).ok_or_else(|| {
+        let name = options.compaction.name();
+        Error::invalid(format!("no compaction strategy called {name} is registered"))
+            .advise("register it with DbBuilder::strategy, or choose a built-in one")
+    })
 }
 
 /// Options as the manifest keeps them.

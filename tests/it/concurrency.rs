@@ -21,7 +21,7 @@ const DURABILITIES: [Durability; 4] =
     [Durability::Buffered, Durability::Sync, Durability::Async, Durability::Disabled];
 
 /// Runs `body` in a thread of its own and fails, instead of hanging, if it never ends.
-fn guarded(body: impl FnOnce() + Send + 'static) {
+pub fn guarded(body: impl FnOnce() + Send + 'static) {
     let (done, waits) = mpsc::channel();
     let thread = thread::spawn(move || {
         body();

@@ -5,6 +5,7 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
@@ -15,6 +16,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod api;
+mod bad_input;
 mod concurrency;
 mod crash;
 mod model;
