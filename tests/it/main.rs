@@ -7,6 +7,7 @@
 //! * [`api`]: each public operation does what its documentation says.
 //! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
+//! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
@@ -15,4 +16,5 @@
 mod api;
 mod bad_input;
 mod concurrency;
+mod damage;
 mod tidy;
