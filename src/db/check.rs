@@ -102,18 +102,13 @@ fn verify_manifest(inner: &Inner, report: &mut VerifyReport) {
 fn verify_log(inner: &Inner, report: &mut VerifyReport) {
     let tree = inner.tree.lock();
     let commit = inner.commit().lock();
-    let promised = commit
-        .wal
-        .as_ref()
-        .map_or(tree.state.wal_synced, |wal| wal.synced_position().max(tree.state.wal_synced));
+    // Everything this writer appended must be there, synced or not. What recovery dropped is no damage: a tail torn by
+    // a crash stays in its segment until that is flushed.
+    let written = commit.wal.as_ref().map(|wal| wal.sync_target().end()).unwrap_or_default();
+    let promised = written.max(tree.state.wal_synced);
     let options = ReplayOptions {
         first_segment: tree.state.wal_first_segment,
-        // A tail torn by a crash is no damage; a database opened for writing has none.
-        mode: if inner.options.read_only {
-            RecoveryMode::PointInTime
-        } else {
-            RecoveryMode::Absolute
-        },
+        mode: RecoveryMode::PointInTime,
         promised,
     };
     let mut decode = |record: &crate::wal::replay::WalRecord<'_>| {

@@ -34,7 +34,9 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     background::flush_immutables(inner)?;
     let log_is_needed = leave_in_log(inner)?;
     if log_is_needed {
-        inner.commit().lock().wal().close().map_err(|error| inner.poison(&error))?;
+        // Not in one expression: the lock must be free again before the failure is told to everybody.
+        let closed = inner.commit().lock().wal().close();
+        closed.map_err(|error| inner.poison(error))?;
         inner.commit().sync(&*inner.clock)?;
     }
     let first_needed = {

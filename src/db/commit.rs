@@ -463,9 +463,13 @@ impl CommitState {
         self.queue.get_mut(usize::try_from(index).ok()?)
     }
 
-    /// What a writer whose ticket left the queue returns: done, unless the queue was emptied by a failure.
+    /// What a writer whose ticket left the queue returns: done, unless the queue was emptied by a failure. Then it gets
+    /// the failure itself, since it may be the one who met it.
     fn failure_of(&self, ticket: Ticket) -> Result<()> {
-        if ticket.0 < self.front { Ok(()) } else { self.check() }
+        match &self.failure {
+            Some(failure) if ticket.0 >= self.front => Err(failure.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// The first parked writer that waits for a sync not yet done.

@@ -34,7 +34,7 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
     let before = manifest.bytes();
     // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
     tree.state.apply(&edit)?;
-    manifest.append(&edit).map_err(|error| inner.poison(&error))?;
+    manifest.append(&edit).map_err(|error| inner.poison(error))?;
     inner.counters().manifest_edits.add(1);
     inner.counters().manifest_bytes.add(manifest.bytes() - before);
     if manifest.bytes() > MANIFEST_BYTES_MAX.max(4 * tree.snapshot_bytes) {
@@ -48,7 +48,7 @@ fn roll_manifest(inner: &Inner, tree: &mut Tree) -> Result<()> {
     let number = inner.new_file_number();
     tree.state.next_file_number = FileNumber(inner.next_file_number.load(Ordering::Relaxed));
     let fresh = Manifest::create(inner.fs.as_ref(), &inner.dir, number, &tree.state)
-        .map_err(|error| inner.poison(&error))?;
+        .map_err(|error| inner.poison(error))?;
     tree.snapshot_bytes = fresh.bytes();
     inner.counters().manifest_bytes.add(fresh.bytes());
     let old = tree.manifest.replace(fresh);

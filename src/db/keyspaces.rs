@@ -34,6 +34,7 @@ pub(crate) fn open(
                 ..VersionEdit::default()
             };
             commit_edit(inner, &mut tree, edit)?;
+            core.view.load().active.set_limit_bytes(options.memtable_bytes);
             core.options.store(Arc::new(options));
             *core.strategy.write() = Some(strategy);
             drop(tree);

@@ -93,7 +93,9 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
         sync_replayed(request, &replayed)?;
         Some(begin_manifest(request, &mut state, &entries, &replayed, &cores, start)?)
     };
-    let wal = (!request.options.read_only).then(|| make_wal(request, start, &replayed, &entries));
+    let first_segment = state.wal_first_segment;
+    let wal = (!request.options.read_only)
+        .then(|| make_wal(request, (start, first_segment), &replayed, &entries));
     let inner = assemble(request, Parts { cores, state, fresh_manifest, wal, start, lock })?;
     if !request.options.read_only {
         remove_orphans(&inner, &entries);
@@ -365,9 +367,11 @@ fn begin_manifest(
     Manifest::create(request.fs.as_ref(), &request.dir, number, state)
 }
 
+/// The writer that goes on with the log. The segments that are still needed are its own from now on; replayed ones
+/// before `first_segment` are not, and are removed with the orphans.
 fn make_wal(
     request: &OpenRequest,
-    start: WalStart,
+    (start, first_segment): (WalStart, FileNumber),
     replayed: &Replay,
     entries: &[DirEntry],
 ) -> WalWriter {
@@ -376,7 +380,8 @@ fn make_wal(
         mapped: request.options.wal_mode == WalMode::Map,
     };
     let mut wal = WalWriter::new(Arc::clone(&request.fs), &request.dir, options, start);
-    let live = replayed.segments.iter().map(|&(number, data_bytes)| {
+    let needed = replayed.segments.iter().filter(|(number, _)| *number >= first_segment);
+    let live = needed.map(|&(number, data_bytes)| {
         let name = FileKind::WalSegment(number).file_name();
         let file_bytes =
             entries.iter().find(|entry| entry.name == name).map_or(data_bytes, |entry| entry.bytes);
@@ -466,6 +471,4 @@ fn remove_orphans(inner: &Inner, entries: &[DirEntry]) {
             inner.counters().obsolete_files_removed.add(1);
         }
     }
-    // Segments of the old log that nothing needs.
-    install::retire_segments(inner, first_segment);
 }

@@ -21,7 +21,7 @@ use crate::db::commit::{CommitState, Ticket};
 use crate::db::counters::StallCause;
 use crate::db::state::{Inner, KeyspaceCore, Memory};
 use crate::db::throttle::busy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::options::{Durability, Stall, WriteOptions};
 use crate::wal::WalPosition;
@@ -186,7 +186,7 @@ fn enter(
             Ok(end) => end,
             Err(error) => {
                 drop(commit);
-                return Err(inner.poison(&error));
+                return Err(inner.poison(error));
             }
         };
         wants_segment = wal.wants_prepared_segment();
@@ -294,7 +294,5 @@ fn apply(batch: &WriteBatch, first: SequenceNumber, targets: &Targets) {
 /// Makes every write before the call durable.
 pub(crate) fn sync(inner: &Inner) -> Result<()> {
     inner.check_writable()?;
-    inner.commit().sync(&*inner.clock).map_err(|error| {
-        if error.kind() == ErrorKind::Poisoned { error } else { inner.poison(&error) }
-    })
+    inner.commit().sync(&*inner.clock).inspect_err(|_| inner.wake_all())
 }
