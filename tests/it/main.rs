@@ -8,6 +8,7 @@
 //! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -19,6 +20,7 @@ mod api;
 mod bad_input;
 mod concurrency;
 mod crash;
+mod damage;
 mod model;
 mod support;
 mod tidy;
