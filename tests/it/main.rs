@@ -9,6 +9,7 @@
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
+//! * [`fuzz_smoke`]: mutated directories never panic.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -21,6 +22,7 @@ mod bad_input;
 mod concurrency;
 mod crash;
 mod damage;
+mod fuzz_smoke;
 mod model;
 mod support;
 mod tidy;
