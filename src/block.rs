@@ -349,18 +349,6 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// Whether the user key of entry `index` is `key`.
-    pub(crate) fn has_key(&self, index: usize, key: &[u8]) -> Result<bool> {
-        let Some(suffix) = key.strip_prefix(self.common()) else {
-            return Ok(false);
-        };
-        let (head, tail) = suffix.split_at(suffix.len().min(self.layout.head_width));
-        let entry = self.heap_entry(index)?;
-        Ok(self.head(index) == key_prefix(head)
-            && entry.tail == tail
-            && entry.suffix_len == suffix.len())
-    }
-
     /// Writes the key of entry `index` into `out`.
     pub(crate) fn key_into(&self, index: usize, out: &mut Vec<u8>) -> Result<()> {
         let entry = self.heap_entry(index)?;

@@ -4,6 +4,7 @@
 
 pub(crate) mod counters;
 pub(crate) mod snapshots;
+pub(crate) mod waiter;
 pub(crate) mod commit;
 pub(crate) mod throttle;
 pub(crate) mod work;
@@ -147,8 +148,9 @@ impl Db {
     }
 
     /// Applies `batch` atomically: all of it is readable after the call and after any crash, or nothing.
+    #[expect(clippy::needless_pass_by_value, reason = "a batch is applied once: it is used up")]
     pub fn write_with(&self, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
-        write::write(&self.handle.inner, &batch, None, options)
+        write::write(&self.handle.inner, &batch, None, *options)
     }
 
     /// All keys and values, in key order.
@@ -185,8 +187,8 @@ impl Db {
     /// had; its tables change shape as they are compacted.
     ///
     /// # Errors
-    /// `InvalidArgument` if an option is out of range, the strategy is not registered, or the name is empty, longer than
-    /// 255 bytes, or has control characters.
+    /// `InvalidArgument` if an option is out of range, the strategy is not registered, or the name is empty, longer
+    /// than 255 bytes, or has control characters.
     pub fn keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         let core = keyspaces::open(&self.handle.inner, name, options)?;
         Ok(Keyspace { handle: Arc::clone(&self.handle), core })
@@ -249,6 +251,16 @@ impl Db {
     /// compactions. Everything acknowledged as `Buffered` or better is durable when it returns.
     pub fn close(self) -> Result<()> {
         self.handle.close()
+    }
+}
+
+/// `for item in &db`: as [`Db::iter`].
+impl IntoIterator for &Db {
+    type Item = Result<(Vec<u8>, Value)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
     }
 }
 

@@ -32,8 +32,8 @@
 //! # How it works
 //! A write is appended to a log and inserted into a memtable. Full memtables are flushed to tables: immutable, sorted,
 //! with a filter and an index. Tables form a tree of levels, which compaction keeps in shape in the background, by a
-//! strategy that can be chosen, or written, by the user ([`compaction::CompactionStrategy`]). A manifest logs the changes
-//! of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows both
+//! strategy that can be chosen, or written, by the user ([`compaction::CompactionStrategy`]). A manifest logs the
+//! changes of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows both
 //! paths through the files; the modules below stand in the order of reading, which is the order of layers: a file uses
 //! only files above it, and a test holds them to it.
 //!

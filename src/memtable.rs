@@ -297,10 +297,11 @@ fn range(min: &AtomicU64, max: &AtomicU64) -> Option<(u64, u64)> {
 #[derive(Clone)]
 pub(crate) struct MemValue {
     bytes: NonNull<[u8]>,
-    memtable: Arc<MemTable>,
+    /// Never read: it keeps the bytes alive.
+    _memtable: Arc<MemTable>,
 }
 
-// SAFETY: `bytes` is immutable memory owned by `memtable`, which is itself Send and Sync.
+// SAFETY: `bytes` is immutable memory owned by `_memtable`, which is itself Send and Sync.
 unsafe impl Send for MemValue {}
 // SAFETY: as above.
 unsafe impl Sync for MemValue {}
@@ -314,7 +315,7 @@ impl MemValue {
     unsafe fn new(memtable: Arc<MemTable>, record: Record) -> Self {
         // SAFETY: the record lives as long as its memtable, which we hold here.
         let bytes = NonNull::from(unsafe { record.value() });
-        MemValue { bytes, memtable }
+        MemValue { bytes, _memtable: memtable }
     }
 }
 
@@ -323,7 +324,7 @@ impl Deref for MemValue {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes lie in the arena of `memtable`, which never moves or changes them and
+        // SAFETY: the bytes lie in the arena of `_memtable`, which never moves or changes them and
         // lives while it is held, that is at least as long as this borrow.
         unsafe { self.bytes.as_ref() }
     }

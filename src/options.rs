@@ -328,7 +328,7 @@ impl DbOptions {
             "verify" => self.verify = value.parse()?,
             "scrub_interval_s" => self.scrub_interval_s = number(name, value)?,
             "read_only" => {
-                self.read_only = value.parse().map_err(|_| bad(name, value, "true or false"))?
+                self.read_only = value.parse().map_err(|_| bad(name, value, "true or false"))?;
             }
             "create_if_missing" => {
                 self.create_if_missing =
@@ -382,7 +382,7 @@ impl KeyspaceOptions {
             "block_bytes" => self.block_bytes = number(name, value)?,
             "table_bytes" => self.table_bytes = number(name, value)?,
             "compression" => {
-                self.compression = value.split(',').map(str::parse).collect::<Result<_>>()?
+                self.compression = value.split(',').map(str::parse).collect::<Result<_>>()?;
             }
             "filter_bits" => {
                 self.filter_bits =

@@ -21,6 +21,7 @@ use crate::db::work::{Running, WorkState};
 use crate::error::{Error, Result};
 use crate::key::SequenceNumber;
 use crate::spawn::Spawn;
+use crate::wal::writer::WalWriter;
 
 /// What a thread works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +136,7 @@ fn due_flush(inner: &Inner, state: &WorkState) -> Option<Arc<KeyspaceCore>> {
 }
 
 fn segment_is_due(inner: &Inner) -> bool {
-    inner.commit().lock().wal.as_ref().is_some_and(|wal| wal.wants_prepared_segment())
+    inner.commit().lock().wal.as_ref().is_some_and(WalWriter::wants_prepared_segment)
 }
 
 /// Runs `job`. On failure the error is also kept in the work state.
@@ -183,11 +184,11 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
 }
 
 fn note_result(inner: &Inner, state: &mut WorkState, result: &Result<()>, flush: bool) {
-    if let Err(error) = result {
-        if !compact_job::is_cancelled(error) {
-            inner.counters().background_errors.add(1);
-            state.note_error(error, flush);
-        }
+    if let Err(error) = result
+        && !compact_job::is_cancelled(error)
+    {
+        inner.counters().background_errors.add(1);
+        state.note_error(error, flush);
     }
 }
 
@@ -318,11 +319,11 @@ fn run_timer(inner: &Inner) {
             // A failure poisons the queue; every later write says so.
             let _ = inner.commit().sync(&*inner.clock);
         }
-        if let (Some(every), Some(at)) = (scrub, next_scrub_ns) {
-            if inner.clock.monotonic_ns() >= at {
-                crate::db::check::scrub(inner);
-                next_scrub_ns = Some(inner.clock.monotonic_ns() + every.as_nanos() as u64);
-            }
+        if let (Some(every), Some(at)) = (scrub, next_scrub_ns)
+            && inner.clock.monotonic_ns() >= at
+        {
+            crate::db::check::scrub(inner);
+            next_scrub_ns = Some(inner.clock.monotonic_ns() + every.as_nanos() as u64);
         }
     }
 }

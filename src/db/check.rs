@@ -121,8 +121,8 @@ fn verify_log(inner: &Inner, report: &mut VerifyReport) {
     drop(commit);
 }
 
-/// One pass of the scrubber: forgets which blocks were verified, and reads every table again. Damage is counted and kept
-/// for the metrics; reads of the damaged block report it too.
+/// One pass of the scrubber: forgets which blocks were verified, and reads every table again. Damage is counted and
+/// kept for the metrics; reads of the damaged block report it too.
 pub(crate) fn scrub(inner: &Inner) {
     inner.read.tables.clear_verified();
     for core in inner.keyspaces.load().in_order() {

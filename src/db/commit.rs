@@ -9,8 +9,8 @@
 //! # Group commit
 //! A writer that needs a sync and finds none under way leads: it syncs the log up to its end, without the lock, for
 //! everybody who appended before. Others park, each on its own flag. When the sync is done the leader advances the
-//! front, hands leadership to the first writer that still waits for a sync (so that the device is busy again first), and
-//! only then wakes the rest, one by one. Before syncing, a leader lingers while fewer writers wait than the last group
+//! front, hands leadership to the first writer that still waits for a sync (so that the device is busy again first),
+//! and only then wakes the rest, one by one. Before syncing, a leader lingers while fewer writers wait than the last group
 //! had, for at most a tenth of a typical sync: the threads just woken are about to come back, and would otherwise miss
 //! the boat and halve every group.
 //!
@@ -23,18 +23,18 @@
 //! The commit lock is a leaf but for [`Waiter`]s' atomics: nothing else is locked under it. No I/O happens under it but
 //! the copy into the log (a store to a map or one `pwrite`), and the creation of a segment when none was prepared.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
+use crate::db::waiter::{DONE, FAILED, LEAD, Waiter, fresh_waiter, tell_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::SequenceNumber;
 use crate::wal::WalPosition;
+use crate::wal::sync::SyncTarget;
 use crate::wal::writer::WalWriter;
 
 /// A leader yields at most this often before it syncs.
@@ -43,52 +43,6 @@ const LINGER_YIELDS_MAX: u32 = 40;
 const LINGER_SYNC_FRACTION: u64 = 10;
 /// A writer whose predecessors are still applying spins this often before it parks.
 const SPINS_BEFORE_PARK: u32 = 64;
-
-/// What a parked writer is told: bits, so that a failure that comes while leadership is handed over loses neither.
-const WAITING: u8 = 0;
-const DONE: u8 = 1;
-const LEAD: u8 = 2;
-const FAILED: u8 = 4;
-
-/// Where one thread waits for its write.
-#[derive(Debug)]
-struct Waiter {
-    thread: Thread,
-    state: AtomicU8,
-}
-
-impl Waiter {
-    fn tell(&self, state: u8) {
-        self.state.fetch_or(state, Ordering::Release);
-        self.thread.unpark();
-    }
-
-    /// Parks until told something, and takes it.
-    fn wait(&self) -> u8 {
-        loop {
-            let state = self.state.swap(WAITING, Ordering::Acquire);
-            if state != WAITING {
-                return state;
-            }
-            std::thread::park();
-        }
-    }
-}
-
-thread_local! {
-    /// One waiter per thread is enough: a thread waits for one write at a time.
-    static WAITER: RefCell<Arc<Waiter>> = RefCell::new(Arc::new(Waiter {
-        thread: std::thread::current(),
-        state: AtomicU8::new(WAITING),
-    }));
-}
-
-fn fresh_waiter() -> Arc<Waiter> {
-    WAITER.with_borrow(|waiter| {
-        waiter.state.store(WAITING, Ordering::Relaxed);
-        Arc::clone(waiter)
-    })
-}
 
 /// A write between enter and finish.
 #[derive(Debug)]
@@ -235,7 +189,7 @@ impl CommitQueue {
             return failed;
         };
         if pending.needs_sync {
-            return self.finish_synced(state, ticket, wake, clock);
+            return self.finish_synced(state, ticket, &wake, clock);
         }
         let last_sequence = pending.last_sequence;
         drop(state);
@@ -280,7 +234,7 @@ impl CommitQueue {
         &self,
         mut state: MutexGuard<'_, CommitState>,
         ticket: Ticket,
-        wake: Vec<Arc<Waiter>>,
+        wake: &[Arc<Waiter>],
         clock: &dyn Clock,
     ) -> Result<()> {
         let waiter = fresh_waiter();
@@ -292,7 +246,7 @@ impl CommitQueue {
             state.sync_running = true;
         }
         drop(state);
-        tell_all(&wake, DONE);
+        tell_all(wake, DONE);
         if lead {
             self.lead(clock);
         }
@@ -307,7 +261,7 @@ impl CommitQueue {
             let target = state.wal.as_ref().map(WalWriter::sync_target);
             drop(state);
             let start = clock.monotonic_ns();
-            let outcome = target.as_ref().map_or(Ok(()), |target| target.sync());
+            let outcome = target.as_ref().map_or(Ok(()), SyncTarget::sync);
             (outcome, clock.monotonic_ns() - start, target)
         };
         self.sync_count.fetch_add(1, Ordering::Relaxed);
@@ -487,12 +441,6 @@ impl CommitState {
     fn fail(&mut self, error: &Error) -> Vec<Arc<Waiter>> {
         self.failure.get_or_insert_with(|| error.clone());
         self.queue.drain(..).filter_map(|pending| pending.waiter).collect()
-    }
-}
-
-fn tell_all(waiters: &[Arc<Waiter>], state: u8) {
-    for waiter in waiters {
-        waiter.tell(state);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::manifest::Manifest;
 use crate::table::TableMeta;
 use crate::version::RunId;
 use crate::version::edit::{TableAdded, VersionEdit};
+use crate::wal::writer::WalWriter;
 
 /// A manifest longer than this, and than four times its snapshot, is replaced by a new one.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -68,7 +69,8 @@ pub(crate) fn install_flush(
 ) -> Result<()> {
     let mut tree = inner.tree.lock();
     if core.dropped.load(Ordering::Relaxed) {
-        return discard(inner, table.as_slice());
+        discard(inner, table.as_slice());
+        return Ok(());
     }
     let mut edit = VersionEdit::default();
     if let Some(meta) = table {
@@ -91,11 +93,10 @@ pub(crate) fn install_flush(
 }
 
 /// Removes tables made for a keyspace that was dropped meanwhile. A failure leaves waste, which the next open removes.
-fn discard(inner: &Inner, tables: &[TableMeta]) -> Result<()> {
+fn discard(inner: &Inner, tables: &[TableMeta]) {
     for meta in tables {
         let _ = inner.fs.remove(&FileKind::Table(meta.number).path(&inner.dir));
     }
-    Ok(())
 }
 
 /// Writes into `edit` what the log holds: the last sequence number given, the first segment still needed, and what is
@@ -109,7 +110,7 @@ pub(crate) fn note_log_state(
     let first_needed = inner.first_needed_segment(&commit, flushed);
     edit.last_sequence = Some(SequenceNumber(commit.next_sequence.0.saturating_sub(1)));
     edit.wal_first_segment = Some(first_needed);
-    edit.wal_synced = commit.wal.as_ref().map(|wal| wal.synced_position());
+    edit.wal_synced = commit.wal.as_ref().map(WalWriter::synced_position);
     first_needed
 }
 
@@ -134,7 +135,8 @@ pub(crate) fn install_compaction(
     if core.dropped.load(Ordering::Relaxed) {
         let made: Vec<_> =
             added.into_iter().filter(|meta| !removed.contains(&meta.number)).collect();
-        return discard(inner, &made);
+        discard(inner, &made);
+        return Ok(());
     }
     let before = Arc::clone(&core.view.load().version);
     let mut edit = VersionEdit::default();

@@ -85,7 +85,7 @@ impl Keyspace {
             &self.core,
             ValueKind::Put,
             (key.as_ref(), value.as_ref()),
-            options,
+            *options,
         )
     }
 
@@ -96,7 +96,7 @@ impl Keyspace {
 
     /// Deletes `key`; it need not exist.
     pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<()> {
-        write::write_one(self.inner(), &self.core, ValueKind::Delete, (key.as_ref(), b""), options)
+        write::write_one(self.inner(), &self.core, ValueKind::Delete, (key.as_ref(), b""), *options)
     }
 
     /// The value under `key`. No lock is taken and nothing is copied.
@@ -154,6 +154,16 @@ impl Keyspace {
     /// The metrics of this keyspace alone.
     pub fn metrics(&self) -> KeyspaceMetrics {
         keyspace_metrics(&self.core)
+    }
+}
+
+/// `for item in &keyspace`: as [`Keyspace::iter`].
+impl IntoIterator for &Keyspace {
+    type Item = Result<(Vec<u8>, Value)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Compacting a range of keys by hand: everything in it is merged into the last level.
 //!
-//! Automatic compactions of the keyspace are kept out meanwhile, so that the plan is made of the tree as it is. Flushes go
-//! on: what they add is newer than everything merged.
+//! Automatic compactions of the keyspace are kept out meanwhile, so that the plan is made of the tree as it is. Flushes
+//! go on: what they add is newer than everything merged.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -120,7 +120,7 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
         let (level, run, table) = &tables[index];
         match inputs.last_mut() {
             Some(last) if last.level == *level && last.run == run.id => {
-                last.tables.push(table.meta().number)
+                last.tables.push(table.meta().number);
             }
             _ => inputs.push(PlanInput {
                 level: *level,

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::db::counters::StallCause;
 use crate::db::state::{Inner, KeyspaceCore};
+use crate::manifest::Manifest;
 use crate::version::Version;
 
 /// What a database did since it was opened, and what it holds. Bytes are bytes, counts are counts.
@@ -241,8 +242,7 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
 }
 
 fn add_writes(inner: &Inner, metrics: &mut Metrics) {
-    metrics.manifest_file_bytes =
-        inner.tree.lock().manifest.as_ref().map_or(0, |manifest| manifest.bytes());
+    metrics.manifest_file_bytes = inner.tree.lock().manifest.as_ref().map_or(0, Manifest::bytes);
     let commit = inner.commit().lock();
     metrics.user_bytes_written = commit.totals.user_bytes;
     metrics.user_operations = commit.totals.operations;
@@ -270,7 +270,7 @@ fn add_reads(inner: &Inner, metrics: &mut Metrics) {
     metrics.cache_hits = reads.stats.cache_hits;
     metrics.cache_misses = reads.stats.cache_misses;
     metrics.cache_bytes = inner.read.tables.cache_bytes();
-    metrics.open_tables = inner.read.tables.open_count() as u64;
+    metrics.open_tables = inner.read.tables.open_count();
 }
 
 /// The metrics of one keyspace.

@@ -1,11 +1,15 @@
 //! Opening: from a directory to an open database, whatever a crash left in it.
 //!
 //! # Order
-//! 1. The lock. 2. `CURRENT` and the manifest: which tables there are. 3. Every listed table is there with its exact
-//! length. 4. The log is replayed into memtables: what the tables do not hold yet. 5. The replayed segments are synced:
-//! after the death of a process they may be in the page cache only, and what is written next must not outlive them.
-//! 6. A new manifest begins with the recovered state. 7. Only now files that nothing names are removed. 8. Last, the
-//! background threads start.
+//! 1. The lock.
+//! 2. `CURRENT` and the manifest: which tables there are.
+//! 3. Every listed table is there with its exact length.
+//! 4. The log is replayed into memtables: what the tables do not hold yet.
+//! 5. The replayed segments are synced: after the death of a process they may be in the page cache only, and what is
+//!    written next must not outlive them.
+//! 6. A new manifest begins with the recovered state.
+//! 7. Only now files that nothing names are removed.
+//! 8. Last, the background threads start.
 //!
 //! Each step may be cut short by another crash: up to 6 nothing that recovery needs was changed, and 6 is one rename.
 //! Replayed memtables stay in memory and their segments stay live until they are flushed like any other
@@ -49,6 +53,7 @@ use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
+use crate::wal::segment::RecordKind;
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
 use crate::wal::{WalPosition, WalStart};
 
@@ -150,7 +155,8 @@ fn no_database(dir: &Path, what: &str) -> Error {
         .advise("check the path, or create a database there")
 }
 
-/// The state of a database that is being created. Without `CURRENT`, only what a creation cut short leaves may be there.
+/// The state of a database that is being created. Without `CURRENT`, only what a creation cut short leaves may be
+/// there.
 fn new_state(request: &OpenRequest, entries: &[DirEntry]) -> Result<ManifestState> {
     for entry in entries.iter().filter(|entry| entry.is_file) {
         if let Some(FileKind::Table(_) | FileKind::WalSegment(_)) = FileKind::parse(&entry.name) {
@@ -273,6 +279,9 @@ fn apply_record(
     record: &WalRecord<'_>,
     now_ms: u64,
 ) -> Result<()> {
+    if record.kind != RecordKind::Batch {
+        return Ok(());
+    }
     let mut applied_count = 0u32;
     for (sequence, operation) in (record.first_sequence.0..).zip(operations(record.payload)) {
         let operation = operation?;

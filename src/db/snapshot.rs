@@ -59,10 +59,6 @@ impl Snapshot {
         Snapshot { pin: Arc::new(Pin { handle, sequence }), keyspace: keyspace.clone() }
     }
 
-    fn at(&self) -> Option<SequenceNumber> {
-        Some(self.pin.sequence)
-    }
-
     /// The same moment of another keyspace.
     ///
     /// # Errors
@@ -83,7 +79,12 @@ impl Snapshot {
     /// The value under `key` at that moment.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.keyspace.check()?;
-        read::get(&self.pin.handle.inner.read, &self.keyspace.core, self.at(), key.as_ref())
+        read::get(
+            &self.pin.handle.inner.read,
+            &self.keyspace.core,
+            Some(self.pin.sequence),
+            key.as_ref(),
+        )
     }
 
     /// Whether there was a value under `key`.
@@ -94,7 +95,12 @@ impl Snapshot {
     /// The values under `keys` at that moment.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
         self.keyspace.check()?;
-        read::multi_get(&self.pin.handle.inner.read, &self.keyspace.core, self.at(), keys)
+        read::multi_get(
+            &self.pin.handle.inner.read,
+            &self.keyspace.core,
+            Some(self.pin.sequence),
+            keys,
+        )
     }
 
     /// All keys and values at that moment, in key order.
@@ -104,13 +110,17 @@ impl Snapshot {
 
     /// The keys and values of a range of keys at that moment.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter {
-        Iter::new(self.keyspace.moment(self.at()), bounds_of(&range), self.keyspace.check())
+        Iter::new(
+            self.keyspace.moment(Some(self.pin.sequence)),
+            bounds_of(&range),
+            self.keyspace.check(),
+        )
     }
 
     /// The keys that begin with `prefix`, and their values, at that moment.
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Iter {
         Iter::new(
-            self.keyspace.moment(self.at()),
+            self.keyspace.moment(Some(self.pin.sequence)),
             bounds_of_prefix(prefix.as_ref()),
             self.keyspace.check(),
         )
@@ -118,7 +128,17 @@ impl Snapshot {
 
     /// A cursor over that moment.
     pub fn cursor(&self) -> Cursor {
-        Cursor::new(&self.keyspace.moment(self.at()), self.keyspace.check())
+        Cursor::new(&self.keyspace.moment(Some(self.pin.sequence)), self.keyspace.check())
+    }
+}
+
+/// `for item in &snapshot`: as [`Snapshot::iter`].
+impl IntoIterator for &Snapshot {
+    type Item = Result<(Vec<u8>, Value)>;
+    type IntoIter = Iter;
+
+    fn into_iter(self) -> Iter {
+        self.iter()
     }
 }
 

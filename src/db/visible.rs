@@ -24,6 +24,10 @@ use crate::value::Value;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a scan steps most through runs; a box would cost it a load"
+)]
 enum Source {
     Memory(MemCursor),
     Run(RunCursor),
@@ -207,9 +211,9 @@ impl VisibleCursor {
             if matches!(cursor.position, Position::Backward(_)) {
                 // The merge stands before the key, or ran off the front: step onto its first version.
                 if cursor.merge.valid() {
-                    cursor.merge.next()?
+                    cursor.merge.next()?;
                 } else {
-                    cursor.merge.seek_to_first()?
+                    cursor.merge.seek_to_first()?;
                 }
             } else {
                 cursor.key.clear();
@@ -242,9 +246,9 @@ impl VisibleCursor {
             return Err(error.clone());
         }
         if seek {
-            self.seeks += 1
+            self.seeks += 1;
         } else {
-            self.steps += 1
+            self.steps += 1;
         }
         let result = step(self);
         if let Err(error) = &result {

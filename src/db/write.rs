@@ -67,7 +67,7 @@ pub(crate) fn write_one(
     core: &Arc<KeyspaceCore>,
     kind: ValueKind,
     (key, value): (&[u8], &[u8]),
-    options: &WriteOptions,
+    options: WriteOptions,
 ) -> Result<()> {
     SINGLE.with_borrow_mut(|batch| {
         batch.clear();
@@ -85,7 +85,7 @@ pub(crate) fn write(
     inner: &Inner,
     batch: &WriteBatch,
     only: Option<&Arc<KeyspaceCore>>,
-    options: &WriteOptions,
+    options: WriteOptions,
 ) -> Result<()> {
     inner.check_writable()?;
     batch.check(inner.origin)?;
@@ -179,7 +179,9 @@ fn enter(
     assert!(last <= SequenceNumber::MAX, "sequence numbers are used up");
     let mut wal_end = WalPosition::default();
     let mut wants_segment = false;
-    if durability != Durability::Disabled {
+    if durability == Durability::Disabled {
+        targets.memories.iter().for_each(|memory| memory.note_unlogged());
+    } else {
         let wal = commit.wal();
         let before = wal.end_position();
         wal_end = match wal.append(first, batch.count(), batch.payload(), payload_checksum) {
@@ -198,8 +200,6 @@ fn enter(
         commit.totals.wal_records += 1;
         commit.totals.wal_bytes +=
             wal_end.offset - if wal_end.segment == before.segment { before.offset } else { 0 };
-    } else {
-        targets.memories.iter().for_each(|memory| memory.note_unlogged());
     }
     for memory in targets.memories.iter().filter(|memory| memory.table.is_empty()) {
         memory.table.note_write_time(inner.clock.unix_ms());

@@ -324,7 +324,7 @@ impl std::fmt::Debug for StdLogFile {
         f.debug_struct("StdLogFile")
             .field("path", &self.path)
             .field("mapped", &self.map.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -97,7 +97,10 @@ impl Readahead {
 }
 
 impl TableCursor {
-    pub(super) fn new(reader: Arc<TableReader>, access: Access) -> Self {
+    /// A cursor over the whole table. [`Access::Random`] serves seeks and short scans from the
+    /// cache or the map; [`Access::Sequential`] reads far ahead, verifies every block anew and
+    /// leaves the cache alone.
+    pub(crate) fn new(reader: Arc<TableReader>, access: Access) -> Self {
         TableCursor {
             reader,
             access,
@@ -125,11 +128,6 @@ impl TableCursor {
     /// What reading cost since the last call.
     pub(crate) fn take_stats(&mut self) -> ReadStats {
         std::mem::take(&mut self.stats)
-    }
-
-    /// The table.
-    pub(crate) fn reader(&self) -> &Arc<TableReader> {
-        &self.reader
     }
 
     /// Takes block `ordinal`, which must exist, and stands nowhere in it.

@@ -38,7 +38,6 @@ use crate::fs::{Access, Mapping, ReadFile};
 use crate::key::Trailer;
 use crate::options::{Compression, ReadMode, Verify};
 use crate::table::TableMeta;
-use crate::table::cursor::TableCursor;
 use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer};
 
 /// How tables are read; one for all tables of a database.
@@ -221,14 +220,8 @@ impl TableReader {
         Ok(low)
     }
 
-    /// A cursor over the whole table. [`Access::Random`] serves seeks and short scans from the
-    /// cache or the map; [`Access::Sequential`] reads far ahead, verifies every block anew and
-    /// leaves the cache alone.
-    pub(crate) fn cursor(self: &Arc<Self>, access: Access) -> TableCursor {
-        TableCursor::new(Arc::clone(self), access)
-    }
-
     /// What the manifest says of the table.
+    #[cfg(test)]
     pub(crate) fn meta(&self) -> &TableMeta {
         &self.meta
     }

@@ -56,6 +56,10 @@ fn open(dir: &Path, meta: &TableMeta, ctx: &ReadContext) -> Result<Arc<TableRead
     TableReader::open(&StdFs, dir, meta, ctx).map(Arc::new)
 }
 
+fn cursor_of(reader: &Arc<TableReader>, access: Access) -> TableCursor {
+    TableCursor::new(Arc::clone(reader), access)
+}
+
 fn get(reader: &TableReader, key: &[u8], bound: Trailer) -> Result<Option<(Trailer, PinnedValue)>> {
     reader.get(key, &KeyProbe::new(key_hash(key)), bound, &mut ReadStats::default())
 }
@@ -158,7 +162,7 @@ proptest! {
         let meta = write(dir.path(), options, &entries);
         for mode in MODES {
             let reader = open(dir.path(), &meta, &context(mode)).unwrap();
-            let mut cursors = [reader.cursor(Access::Random), reader.cursor(Access::Sequential)];
+            let mut cursors = [cursor_of(&reader, Access::Random), cursor_of(&reader, Access::Sequential)];
             for (key, trailer, _) in &entries {
                 let older = Trailer(trailer.0.wrapping_sub(1));
                 let bounds = [Trailer::NEWEST, *trailer, older, Trailer::OLDEST];
@@ -208,7 +212,7 @@ fn versions_of_one_key_may_span_many_blocks() {
         for mode in MODES {
             let reader = open(dir.path(), &meta, &context(mode)).unwrap();
             assert!(reader.block_count() > 10);
-            let mut cursor = reader.cursor(Access::Random);
+            let mut cursor = cursor_of(&reader, Access::Random);
             for sequence in [0, 1, 2, 500, 777, 998, 999, 1000] {
                 check_get(&entries, &reader, b"k", Trailer::visible_at(SequenceNumber(sequence)));
                 check_seeks(
@@ -241,7 +245,7 @@ fn longest_keys_empty_keys_and_large_values() {
                 check_get(&entries, &reader, key, *trailer);
             }
             for access in [Access::Random, Access::Sequential] {
-                check_cursor(&entries, &mut reader.cursor(access));
+                check_cursor(&entries, &mut cursor_of(&reader, access));
             }
         }
     }
@@ -259,15 +263,6 @@ fn entries_out_of_order_are_a_bug_of_the_caller() {
 fn repeated_entries_are_a_bug_of_the_caller() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), options(Compression::None), &[put(b"b", 1, b""), put(b"b", 1, b"")]);
-}
-
-#[test]
-fn an_abandoned_table_leaves_no_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut writer = TableWriter::create(&StdFs, dir.path(), options(Compression::None)).unwrap();
-    writer.add(b"a", Trailer(1), b"").unwrap();
-    writer.abandon(&StdFs).unwrap();
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -305,7 +300,7 @@ fn everything(
             get(&reader, key, *trailer)?.expect("a stored key is found or an error says why not");
         seen.push((key.clone(), found, value.to_vec()));
     }
-    let mut cursor = reader.cursor(Access::Sequential);
+    let mut cursor = cursor_of(&reader, Access::Sequential);
     cursor.seek_to_first()?;
     while cursor.valid() {
         seen.push((cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
@@ -373,7 +368,10 @@ fn damage_after_the_first_touch_is_found_when_asked_to_look_again() {
     );
     assert!(get(&reader, b"user00000003", Trailer::NEWEST).is_ok());
     // A long scan, such as a compaction, never trusts an earlier look.
-    assert_eq!(reader.cursor(Access::Sequential).seek_to_first().unwrap_err().offset(), Some(20));
+    assert_eq!(
+        cursor_of(&reader, Access::Sequential).seek_to_first().unwrap_err().offset(),
+        Some(20)
+    );
     reader.clear_verified();
     let error = get(&reader, b"user00000003", Trailer::NEWEST).unwrap_err();
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(20)));
@@ -392,7 +390,7 @@ fn a_cursor_returns_its_error_and_starts_afresh() {
         MODES.into_iter().flat_map(|mode| [(mode, Access::Random), (mode, Access::Sequential)])
     {
         let reader = open(dir.path(), &meta, &context(mode)).unwrap();
-        let mut cursor = reader.cursor(access);
+        let mut cursor = cursor_of(&reader, access);
         cursor.seek_to_first().unwrap();
         let mut read = 0;
         let error = loop {
@@ -554,7 +552,7 @@ fn an_index_that_points_outside_is_corruption() {
         let reader = open(dir.path(), &meta, &context(mode)).unwrap();
         for error in [
             get(&reader, b"user00000003", Trailer::NEWEST).map(|_| ()).unwrap_err(),
-            reader.cursor(Access::Random).seek_to_first().unwrap_err(),
+            cursor_of(&reader, Access::Random).seek_to_first().unwrap_err(),
             reader.verify_all().unwrap_err(),
         ] {
             assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(index.offset)));
@@ -595,7 +593,7 @@ fn stored_bytes_never_change() {
     for mode in MODES {
         let reader = open(dir.path(), &meta, &context(mode)).unwrap();
         assert_eq!(reader.block_count(), 3);
-        check_cursor(&entries, &mut reader.cursor(Access::Random));
+        check_cursor(&entries, &mut cursor_of(&reader, Access::Random));
         reader.verify_all().unwrap();
     }
 }

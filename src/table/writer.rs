@@ -11,7 +11,7 @@
 //!
 //! This file does not know what value kinds mean, beyond counting tombstones.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crc32fast::Hasher;
 
@@ -74,7 +74,6 @@ impl TableWriter {
         let file = fs.create(&path)?;
         let mut output = Output {
             file,
-            path,
             buffer: Vec::with_capacity(BUFFER_BYTES + options.block_bytes),
             written_bytes: 0,
             writeback_bytes: 0,
@@ -163,11 +162,6 @@ impl TableWriter {
         self.output.position() + pending as u64
     }
 
-    /// Entries added so far.
-    pub(crate) fn entry_count(&self) -> u64 {
-        self.meta.entry_count
-    }
-
     /// The user key added last; empty before the first.
     pub(crate) fn last_key(&self) -> &[u8] {
         self.block.last_key()
@@ -229,13 +223,6 @@ impl TableWriter {
         meta.checksum = self.output.hasher.finalize();
         Ok(meta)
     }
-
-    /// Removes the unfinished file.
-    pub(crate) fn abandon(self, fs: &dyn FileSystem) -> Result<()> {
-        let path = self.output.path.clone();
-        drop(self);
-        fs.remove(&path)
-    }
 }
 
 fn empty_meta(number: FileNumber) -> TableMeta {
@@ -280,7 +267,6 @@ fn separator_into(last: &[u8], next: &[u8], shared: usize, out: &mut Vec<u8>) {
 #[derive(Debug)]
 struct Output {
     file: Box<dyn AppendFile>,
-    path: PathBuf,
     buffer: Vec<u8>,
     /// Given to the file so far.
     written_bytes: u64,

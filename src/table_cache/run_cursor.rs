@@ -80,9 +80,11 @@ impl RunCursor {
         self.leave_stats();
         self.cursor = None;
         let Some(at) = at else { return Ok(()) };
-        let mut cursor = match kept {
-            Some(cursor) => cursor,
-            None => self.cache.open(&self.run.tables[at])?.reader().cursor(self.access),
+        let mut cursor = if let Some(cursor) = kept {
+            cursor
+        } else {
+            let table = self.cache.open(&self.run.tables[at])?;
+            TableCursor::new(Arc::clone(table.reader()), self.access)
         };
         place(&mut cursor)?;
         self.at = at;

@@ -45,8 +45,6 @@ pub(crate) struct WalRecord<'a> {
     pub(crate) payload: &'a [u8],
     /// Where it begins.
     pub(crate) start: WalPosition,
-    /// Where it ends.
-    pub(crate) end: WalPosition,
 }
 
 /// What to replay, and how.
@@ -265,18 +263,16 @@ impl Replayer<'_> {
         start: WalPosition,
         visit: &mut Visit<'_>,
     ) -> Result<u64> {
-        let end = WalPosition { offset: start.offset + header.record_len(), ..start };
         visit(&WalRecord {
             kind,
             first_sequence: header.first_sequence,
             entry_count: header.entry_count,
             payload,
             start,
-            end,
         })?;
         self.expect_next(header.next_sequence());
         self.replay.record_count += 1;
-        Ok(end.offset)
+        Ok(start.offset + header.record_len())
     }
 
     fn expect_next(&mut self, next: SequenceNumber) {

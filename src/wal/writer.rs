@@ -291,6 +291,7 @@ impl WalWriter {
     }
 
     /// The sequence number that the next record is expected to begin with.
+    #[cfg(test)]
     pub(crate) fn next_sequence(&self) -> SequenceNumber {
         self.next_sequence
     }
@@ -469,13 +470,6 @@ impl WalWriter {
         let reserve_count = self.spares.len() + usize::from(self.prepared.is_some());
         let live: u64 = self.segments().map(|segment| segment.file_bytes).sum();
         live + reserve_count as u64 * self.options.segment_bytes
-    }
-
-    /// The segments that are not needed if the first one needed is `first_needed`; never the
-    /// current one.
-    pub(crate) fn obsolete(&self, first_needed: FileNumber) -> Vec<FileNumber> {
-        let numbers = self.closed.iter().map(|segment| segment.number);
-        numbers.take_while(|&number| number < first_needed).collect()
     }
 
     /// Forgets the segments before `first_needed`, now that a durable manifest edit says that they

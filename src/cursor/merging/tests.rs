@@ -1,3 +1,5 @@
+//! The merge against the sorted union of its sources, with failures in each.
+
 use std::cell::Cell;
 use std::rc::Rc;
 
