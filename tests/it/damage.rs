@@ -435,6 +435,13 @@ fn a_writer_behind_a_compaction_that_fails_is_told() {
             let keyspace = KeyspaceOptions { debt_bytes_soft: 1 << 20, ..keyspace() };
             let builder = Db::builder().options(options).default_keyspace(keyspace);
             let db = builder.file_system(Arc::new(fs.clone())).open(DIR).unwrap();
+            // The background is slow, so that the writer waits already when the compaction fails.
+            fs.on_operation(|_, _| {
+                let thread = std::thread::current();
+                if thread.name().is_some_and(|name| name.starts_with("esker-")) {
+                    (0..200).for_each(|_| std::thread::yield_now());
+                }
+            });
             let mut dice = Dice(4);
             let tables = fs.list_dir(DIR);
             let mut written = 0u64;
