@@ -6,6 +6,8 @@
 //!
 //! * [`api`]: each public operation does what its documentation says.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`faults`]: failing operations and full disks lose nothing that was acked.
+//! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -15,6 +17,8 @@
 
 mod api;
 mod crash;
+mod faults;
+mod fsync;
 mod model;
 mod support;
 mod tidy;
