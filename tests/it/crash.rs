@@ -26,7 +26,7 @@ use crate::support::{
 };
 
 /// A moment before a file operation.
-pub(crate) struct CutPoint {
+struct CutPoint {
     number: u64,
     /// The file system with everything that was not synced still not synced.
     fs: SimFs,
@@ -34,7 +34,7 @@ pub(crate) struct CutPoint {
 }
 
 /// A workload that was run, and the moments before each of its operations.
-struct Recording {
+pub(crate) struct Recording {
     setup: Setup,
     history: History,
     cuts: Vec<CutPoint>,
@@ -42,25 +42,45 @@ struct Recording {
 
 fn record(setup: &Setup, ops: &[Op]) -> Recording {
     let fs = SimFs::new();
-    fs.count_reads(false);
-    let mut world = World::on_sim(setup, &fs);
-    let cuts: Arc<Mutex<Vec<CutPoint>>> = Arc::default();
-    let (sink, history) = (Arc::clone(&cuts), Arc::clone(&world.history));
-    fs.on_operation(move |fs, number| {
-        let moment = history.lock().unwrap().moment.clone();
-        sink.lock().unwrap().push(CutPoint { number, fs: fs.kill_clone(), moment });
-    });
-    world.open().unwrap();
-    for op in ops {
-        world.run(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+    Recording::of(World::on_sim(setup, &fs), &fs, ops, |_| {})
+}
+
+impl Recording {
+    /// Opens the database of `world`, which stands on `fs`, and runs `ops`; `before` is told the index of each.
+    pub(crate) fn of(mut world: World, fs: &SimFs, ops: &[Op], before: impl Fn(usize)) -> Self {
+        fs.count_reads(false);
+        let cuts: Arc<Mutex<Vec<CutPoint>>> = Arc::default();
+        let (sink, history) = (Arc::clone(&cuts), Arc::clone(&world.history));
+        fs.on_operation(move |fs, number| {
+            let moment = history.lock().unwrap().moment.clone();
+            sink.lock().unwrap().push(CutPoint { number, fs: fs.kill_clone(), moment });
+        });
+        world.open().unwrap();
+        for (index, op) in ops.iter().enumerate() {
+            before(index);
+            world.run(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+        }
+        // Not closed: the end of the workload is the last cut. Closing is a workload of its own.
+        let last = CutPoint { number: fs.op_count(), fs: fs.kill_clone(), moment: world.moment() };
+        let history = world.history.lock().unwrap().clone();
+        fs.on_operation(|_, _| {});
+        let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
+        cuts.push(last);
+        Recording { setup: world.setup.clone(), history, cuts }
     }
-    // Not closed: the end of the workload is the last cut. Closing is a workload of its own.
-    let last = CutPoint { number: fs.op_count(), fs: fs.kill_clone(), moment: world.moment() };
-    let history = world.history.lock().unwrap().clone();
-    fs.on_operation(|_, _| {});
-    let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
-    cuts.push(last);
-    Recording { setup: setup.clone(), history, cuts }
+
+    /// The first crash state that is wrong.
+    pub(crate) fn first_violation(&self, random_count: u64) -> Option<String> {
+        for cut in &self.cuts {
+            for persist in persists(cut.number, random_count) {
+                let fs = cut.fs.crash_clone(persist);
+                if let Err(what) = check_state(self, &fs, cut.moment.synced, &cut.moment) {
+                    return Some(format!("at operation {} with {persist:?}: {what}", cut.number));
+                }
+            }
+        }
+        None
+    }
 }
 
 /// Opens a crash state and checks all that the module text says. Returns the contents found at first.

@@ -10,6 +10,8 @@
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`fuzz_smoke`]: mutated directories never panic.
+//! * [`faults`]: failing operations and full disks lose nothing that was acked.
+//! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -23,6 +25,8 @@ mod concurrency;
 mod crash;
 mod damage;
 mod fuzz_smoke;
+mod faults;
+mod fsync;
 mod model;
 mod support;
 mod tidy;
