@@ -37,7 +37,7 @@ fn transfer(db: &Db, from: u32, to: u32, sum: u64) -> Result<()> {
 /// The sum of all accounts at the moment of the snapshot, whatever was written since.
 fn total(snapshot: &Snapshot) -> Result<u64> {
     let mut total = 0;
-    for entry in snapshot.iter() {
+    for entry in snapshot {
         total += amount(&entry?.1)?;
     }
     Ok(total)

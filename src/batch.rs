@@ -223,7 +223,9 @@ mod tests {
     use crate::error::ErrorKind;
     use proptest::prelude::*;
 
-    fn decode(payload: &[u8]) -> Result<Vec<(u32, ValueKind, Vec<u8>, Vec<u8>)>> {
+    type Decoded = (u32, ValueKind, Vec<u8>, Vec<u8>);
+
+    fn decode(payload: &[u8]) -> Result<Vec<Decoded>> {
         operations(payload)
             .map(|op| op.map(|op| (op.keyspace.0, op.kind, op.key.to_vec(), op.value.to_vec())))
             .collect()

@@ -33,8 +33,8 @@
 //! A write is appended to a log and inserted into a memtable. Full memtables are flushed to tables: immutable, sorted,
 //! with a filter and an index. Tables form a tree of levels, which compaction keeps in shape in the background, by a
 //! strategy that can be chosen, or written, by the user ([`compaction::CompactionStrategy`]). A manifest logs the
-//! changes of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows both
-//! paths through the files; the modules below stand in the order of reading, which is the order of layers: a file uses
+//! changes of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows
+//! both paths through the files; the modules below stand in the order of reading, which is the order of layers: a file uses
 //! only files above it, and a test holds them to it.
 //!
 //! # What is promised
@@ -84,3 +84,7 @@ pub use options::{
     RecoveryMode, Stall, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -52,7 +52,7 @@ use self::cursor::MemCursor;
 use self::filter::MemFilter;
 use self::prefix::PrefixHint;
 use self::record::{MemKey, Probe, Record, record_len};
-use crate::key::{SequenceNumber, Trailer};
+use crate::key::Trailer;
 
 /// What a node of the skiplist takes of the heap: 24 bytes and 8 for each level, of which there are
 /// 2 on average, in malloc's 16-byte steps; the expectation is 53.3.
@@ -82,9 +82,6 @@ struct Counts {
     bytes: AtomicU64,
     key_bytes: AtomicU64,
     value_bytes: AtomicU64,
-    tombstone_count: AtomicU64,
-    sequence_min: AtomicU64,
-    sequence_max: AtomicU64,
     write_time_min_ms: AtomicU64,
     write_time_max_ms: AtomicU64,
 }
@@ -121,7 +118,7 @@ impl MemTable {
         let piece = self.arena.allocate(len);
         // SAFETY: the arena handed out `len` bytes to us alone.
         let record = unsafe { Record::write(piece.start, key, trailer, value) };
-        self.counts.add(key, trailer, value, piece.charged_bytes as u64 + NODE_BYTES);
+        self.counts.add(key, value, piece.charged_bytes as u64 + NODE_BYTES);
         // Before the entry can be reached: see "Publication" in the module text.
         self.filter.insert(hash);
         // SAFETY: the arena keeps the record until it is dropped, after the list (field order).
@@ -185,11 +182,6 @@ impl MemTable {
         self.list.is_empty()
     }
 
-    /// The number of tombstones.
-    pub(crate) fn tombstone_count(&self) -> u64 {
-        self.counts.tombstone_count.load(Ordering::Relaxed)
-    }
-
     /// The bytes of all user keys.
     pub(crate) fn key_bytes(&self) -> u64 {
         self.counts.key_bytes.load(Ordering::Relaxed)
@@ -203,12 +195,6 @@ impl MemTable {
     /// The bytes of all values.
     pub(crate) fn value_bytes(&self) -> u64 {
         self.counts.value_bytes.load(Ordering::Relaxed)
-    }
-
-    /// The least and the greatest sequence number of an entry.
-    pub(crate) fn sequence_range(&self) -> Option<(SequenceNumber, SequenceNumber)> {
-        let (min, max) = range(&self.counts.sequence_min, &self.counts.sequence_max)?;
-        Some((SequenceNumber(min), SequenceNumber(max)))
     }
 
     /// Takes note that an entry was written at `ms`.
@@ -255,23 +241,16 @@ impl Counts {
             bytes: AtomicU64::new(bytes),
             key_bytes: AtomicU64::new(0),
             value_bytes: AtomicU64::new(0),
-            tombstone_count: AtomicU64::new(0),
-            sequence_min: AtomicU64::new(u64::MAX),
-            sequence_max: AtomicU64::new(0),
             write_time_min_ms: AtomicU64::new(u64::MAX),
             write_time_max_ms: AtomicU64::new(0),
         }
     }
 
     #[inline]
-    fn add(&self, key: &[u8], trailer: Trailer, value: &[u8], charged_bytes: u64) {
+    fn add(&self, key: &[u8], value: &[u8], charged_bytes: u64) {
         self.bytes.fetch_add(charged_bytes, Ordering::Relaxed);
         self.key_bytes.fetch_add(key.len() as u64, Ordering::Relaxed);
         self.value_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
-        if trailer.is_tombstone() {
-            self.tombstone_count.fetch_add(1, Ordering::Relaxed);
-        }
-        widen(&self.sequence_min, &self.sequence_max, trailer.sequence().0);
     }
 }
 

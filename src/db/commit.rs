@@ -10,7 +10,9 @@
 //! A writer that needs a sync and finds none under way leads: it syncs the log up to its end, without the lock, for
 //! everybody who appended before. Others park, each on its own flag. When the sync is done the leader advances the
 //! front, hands leadership to the first writer that still waits for a sync (so that the device is busy again first),
-//! and only then wakes the rest, one by one. Before syncing, a leader lingers while fewer writers wait than the last group
+//! and only then wakes the rest, one by one.
+//!
+//! Before syncing, a leader lingers while fewer writers wait than the last group
 //! had, for at most a tenth of a typical sync: the threads just woken are about to come back, and would otherwise miss
 //! the boat and halve every group.
 //!

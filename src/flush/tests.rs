@@ -67,12 +67,12 @@ fn a_flush_that_fails_anywhere_leaves_nothing_behind() {
     let fs = new_fs();
     let memtable = memtable(&[("a", 1, ValueKind::Put)]);
     let start = fs.op_count();
-    flushed(&fs, &[memtable.clone()], &[9]).unwrap();
+    flushed(&fs, std::slice::from_ref(&memtable), &[9]).unwrap();
     let count = fs.op_count() - start;
     fs.remove_file("/db/000007.table").unwrap();
     for at in 0..count {
         fs.fail_at(fs.op_count() + at, libc::EIO, Repeat::Once);
-        let error = flushed(&fs, &[memtable.clone()], &[9]).unwrap_err();
+        let error = flushed(&fs, std::slice::from_ref(&memtable), &[9]).unwrap_err();
         fs.clear_faults();
         assert_eq!(error.kind(), ErrorKind::Io, "operation {at}");
         assert!(fs.list_dir("/db").is_empty(), "operation {at}");

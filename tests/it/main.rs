@@ -18,6 +18,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
 #![allow(missing_docs, reason = "tests")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests own real files, threads and time: they stand outside the seams"
+)]
+#![allow(
+    clippy::suspicious_map,
+    reason = "`count` drives iterators whose items are checked on the way"
+)]
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod api;
 mod bad_input;

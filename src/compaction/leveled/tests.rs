@@ -301,6 +301,7 @@ fn memtable(bytes: u64) -> KeyspaceOptions {
 /// chosen by, as it stands in `docs/compaction.md`.
 #[test]
 #[ignore = "prints a table"]
+#[expect(clippy::print_stdout, reason = "it is run by hand, for what it prints")]
 fn survey() {
     let loads = [
         ("0.6 GB over 5 M keys", 64 << 20, 14, 42_000_000, 5_000_000),
@@ -512,7 +513,7 @@ fn the_stretch_that_meets_least_goes_down() {
             level: 6,
             smallest: Box::from(*b"dd"),
             largest: Box::from(*b"e"),
-        })
+        });
     };
     assert_eq!(picked_with(tree, output), "LevelBytes Merge L5:3 L6:14,15 -> L6 run 0");
     let apart = tree.replace("12[c..d]", "12[c..cc]").replace("13[e..e]:100 14[f..g]", "14[g..g]");
