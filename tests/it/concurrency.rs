@@ -1,8 +1,9 @@
 //! Many threads at once: writers, readers, snapshots, flush, compaction, sync, close.
 //!
-//! Memtables, tables and log segments are tiny, so that rotation, flush, compaction and the recycling of segments go
-//! on all the time. What is asserted holds under every schedule: versions of a key never go back, a batch is seen
-//! whole, an acknowledged write is there. Nothing asserts on time; [`guarded`] turns a deadlock into a failure with a name.
+//! Memtables, tables and log segments are tiny, so that rotation, flush, compaction and the recycling of segments
+//! go on all the time. What is asserted holds under every schedule: versions of a key never go back, a batch is
+//! seen whole, an acknowledged write is there. Nothing asserts on time; [`guarded`] turns a deadlock into a failure
+//! with a name.
 
 #![allow(clippy::disallowed_methods, reason = "threads of the test are not the engine's")]
 
