@@ -1,11 +1,14 @@
 //! Damage: every file of a closed database is changed in every way that one change can be, and everything is read.
 //!
-//! The oracle is strict. An open or a read gives the right value or an error of kind `Corruption`, `Unsupported` or `Io`
-//! that names a file; a scan is right up to its error, and complete if it has none. Nothing is missing in silence, because
-//! a clean close leaves no unpromised tail. A damaged table is always found by `verify`, and a compaction that reads it
-//! fails and replaces nothing.
+//! The oracle is strict. An open or a read gives the right value or an error of kind `Corruption`, `Unsupported` or
+//! `Io` that names a file; a scan is right up to its error, and complete if it has none. Nothing is missing in silence,
+//! because a clean close leaves no unpromised tail. A damaged table is always found by `verify`, and a compaction that
+//! reads it fails and replaces nothing.
 //!
 //! The number of cases is chosen for every run; `ESKER_TEST_SCALE=100` and more takes every byte.
+
+#![allow(clippy::disallowed_methods, reason = "damage comes from behind the seam")]
+#![allow(clippy::case_sensitive_file_extension_comparisons, reason = "names are of our making")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -290,8 +293,8 @@ fn a_whole_database_is_read_right_in_every_way() {
     }
 }
 
-/// What may go unnoticed, because nothing depends on it: the manifest's last edit, which looks torn, and what follows the
-/// last record of a segment that had no room for the next one.
+/// What may go unnoticed, because nothing depends on it: the manifest's last edit, which looks torn, and what follows
+/// the last record of a segment that had no room for the next one.
 fn may_go_unnoticed(name: &str, bytes: usize, offset: usize) -> bool {
     const LONGEST_RECORD_BYTES: usize = 1100;
     let is_full_segment = name.ends_with(".wal") && bytes == 64 << 10;
