@@ -39,8 +39,8 @@ pub trait CompactionStrategy: Send + Sync + fmt::Debug {
     /// the throttle.
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64;
 
-    /// The number of runs in level 0 at which writers stop; they are slowed from half of it on. `None`: runs do not slow
-    /// writers, only debt does.
+    /// The number of runs in level 0 at which writers stop; they are slowed from half of it on.
+    /// `None`: runs do not slow writers, only debt does.
     fn level0_runs_max(&self) -> Option<usize> {
         None
     }

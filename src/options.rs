@@ -177,9 +177,10 @@ impl Default for DbOptions {
 pub struct Leveled {
     /// Runs in level 0 at which they are merged down. Default 8, range 1..=64.
     pub l0_runs: usize,
-    /// The size of the first level below 0, in bytes, when the tree is larger. Default 256 MiB, at least 64 KiB.
+    /// The most bytes that the first level below 0 is meant to hold when there are deeper ones.
+    /// Default 256 MiB, at least 64 KiB.
     pub base_bytes: u64,
-    /// How many times larger each level is than the one above. Default 10, range 2..=100.
+    /// How many times larger a level is than the one above, at most. Default 10, range 2..=100.
     pub fanout: u64,
 }
 

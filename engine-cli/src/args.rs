@@ -1,6 +1,7 @@
 //! The command line as types. `clap` derives the parser, the help, the man page and the completions from them.
 //!
-//! Keys and values arrive as the operating system's bytes and are decoded by [`text`](crate::text) once `--hex` is known.
+//! Keys and values arrive as the operating system's bytes and are decoded by [`text`](crate::text) once `--hex` is
+//! known.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use esker::Durability;
 
+use crate::database::DEFAULT_KEYSPACE;
 use crate::error::Failure;
 use crate::output::Format;
 use crate::range::KeyRange;
@@ -45,7 +47,7 @@ pub struct Global {
     #[arg(long, alias = "dir", global = true, env = "ENGINE_DB", value_name = "DIR")]
     pub db: Option<PathBuf>,
     /// Keyspace to work on
-    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_KEYSPACE)]
     pub keyspace: String,
     /// How results are written
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
@@ -278,12 +280,12 @@ pub struct BenchArgs {
     /// Block cache, MiB
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     pub cache: u64,
-    /// Memtable, MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
-    pub mem: u64,
-    /// Compression: none, snap or zstd
-    #[arg(long, default_value = "none", value_name = "none|snap|zstd")]
-    pub comp: String,
+    /// Memtable, MiB (default: 64, or what the database has)
+    #[arg(long, value_name = "MIB")]
+    pub mem: Option<u64>,
+    /// Compression (default: none, or what the database has)
+    #[arg(long, value_name = "none|snap|zstd")]
+    pub comp: Option<String>,
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// Entries of a scan

@@ -1,14 +1,16 @@
 //! `bench`: `db_bench` and YCSB workloads with the flags and JSON fields of the peers' harness.
 //!
-//! Each workload opens the database, runs, optionally settles, closes, and prints one JSON line; so `open_ms`, `wMBclose`
-//! and `spaceMB` mean the same when several workloads run in turn as when each has its own process. Peak memory is reset
-//! before each workload where the kernel allows it.
+//! Each workload opens the database, runs, optionally settles, closes, and prints one JSON line; so `open_ms`,
+//! `wMBclose` and `spaceMB` mean the same when several workloads run in turn as when each has its own process. Peak
+//! memory is reset before each workload where the kernel allows it.
 //!
-//! What is measured and how matches the peers' harness, so that lines can be set side by side: two clock reads around
-//! each operation, a histogram a thread, values that are half compressible and the same for every key (`--vary 1` makes them
-//! differ), uniform or scrambled zipfian (0.99) keys below `--keys`, operations split evenly over the threads.
+//! What is measured and how matches the peers' harness, so that lines can be set side by side: two clock reads
+//! around each operation, a histogram a thread, values that are half compressible and the same for every key
+//! (`--vary 1` makes them differ), uniform or scrambled zipfian (0.99) keys below `--keys`, operations split evenly
+//! over the threads.
 //!
-//! `workload` names the workloads, `driver` runs them, `data` makes keys and values, `measure` reads clocks and `/proc`.
+//! `workload` names the workloads, `driver` runs them, `data` makes keys and values, `measure` reads clocks and
+//! `/proc`.
 
 mod data;
 mod driver;
@@ -16,10 +18,11 @@ mod measure;
 mod report;
 mod workload;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use esker::{Db, DbOptions, KeyspaceOptions};
+use esker::{DbOptions, KeyspaceOptions};
 
 pub use workload::Workload;
 
@@ -106,12 +109,16 @@ fn close(opened: Opened, crash: bool) -> Result<(), Failure> {
     opened.close()
 }
 
+/// Opens the database with the flags as options. Options of the command line go over them.
 fn open(global: &Global, args: &BenchArgs) -> Result<Opened, Failure> {
-    let options = DbOptions { cache_bytes: args.cache * MIB, ..DbOptions::default() };
-    let mut keyspace =
-        KeyspaceOptions { memtable_bytes: args.mem * MIB, ..KeyspaceOptions::default() };
-    keyspace.set("compression", &args.comp).map_err(|error| Failure::from(error).at("--comp"))?;
-    Opened::open_with(global, Access::Create, options, keyspace)
+    let mut flags = Vec::new();
+    flags.extend(args.mem.map(|mem| format!("memtable_bytes={}", mem.saturating_mul(MIB))));
+    flags.extend(args.comp.as_ref().map(|comp| format!("compression={comp}")));
+    let mut global = global.clone();
+    global.options.splice(0..0, flags);
+    let cache_bytes = args.cache.saturating_mul(MIB);
+    let options = DbOptions { cache_bytes, ..DbOptions::default() };
+    Opened::open_with(&global, Access::Create, options, KeyspaceOptions::default())
 }
 
 /// Removes a database from `dir`, and only a database: any file that is not one of its own stops it.
@@ -131,22 +138,22 @@ fn remove_database(dir: &Path) -> Result<(), Failure> {
         }
         files.push(entry.path());
     }
-    if files.is_empty() {
-        return Ok(());
-    }
-    // Opening it for writing proves that nobody else has it open.
-    let options = DbOptions { create_if_missing: false, ..DbOptions::default() };
-    match Db::builder().options(options).open(dir) {
-        Err(error) if error.kind() == esker::ErrorKind::Locked => {
-            return Err(database::at(error, dir));
-        }
-        Ok(db) => drop(db),
-        Err(_) => {}
-    }
+    let _lock = lock(dir)?;
     for file in files {
         std::fs::remove_file(&file).map_err(|error| Failure::io("remove", &file, error))?;
     }
     Ok(())
+}
+
+/// The database's lock, so that what is removed is nobody's open database; none if there is no lock file.
+fn lock(dir: &Path) -> Result<Option<File>, Failure> {
+    let Ok(file) = File::open(dir.join("LOCK")) else {
+        return Ok(None);
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(_) => Err(Failure::locked(dir)),
+    }
 }
 
 /// Whether the engine gives a file this name.

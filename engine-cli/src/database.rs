@@ -1,19 +1,22 @@
 //! Opening a database as a verb needs it, with the options of the command line.
 //!
-//! Three ways to open. `Read`: read-only, nothing on disk changes, a missing database or keyspace is an error. `Change`:
-//! for writing, but missing is an error too. `Create`: what is missing is created.
+//! Three ways to open. `Read`: read-only, nothing on disk changes, a missing database or keyspace is an error.
+//! `Change`: for writing, but missing is an error too. `Create`: what is missing is created.
 //!
-//! `--option NAME=VALUE` goes to the database's options or to those of the addressed keyspace, by its name. An existing
-//! keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options and leaves them:
-//! they say how to write. What the verb itself decides (`read_only`, and `create_if_missing` unless the verb creates)
-//! is not for the command line to change.
+//! `--option NAME=VALUE` goes to the database's options or to those of the addressed keyspace, by its name. An
+//! existing keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options and
+//! leaves them: they say how to write. What the verb itself decides (`read_only`, and `create_if_missing` unless
+//! the verb creates) is not for the command line to change.
 
 use std::path::{Path, PathBuf};
 
-use esker::{Db, DbOptions, Keyspace, KeyspaceOptions};
+use esker::{Db, DbOptions, ErrorKind, Keyspace, KeyspaceOptions};
 
 use crate::args::Global;
 use crate::error::Failure;
+
+/// The keyspace that every database has.
+pub const DEFAULT_KEYSPACE: &str = "default";
 
 /// What a verb does to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,13 @@ impl Opened {
             Access::Change => options.create_if_missing = false,
             Access::Create => {}
         }
-        let db = Db::builder().options(options).open(&dir).map_err(|error| at(error, &dir))?;
+        let db = match access {
+            Access::Create if global.keyspace == DEFAULT_KEYSPACE => {
+                open_or_create(&dir, options, overrides.keyspace(keyspace_defaults.clone())?)
+            }
+            _ => Db::builder().options(options).open(&dir),
+        };
+        let db = db.map_err(|error| at(error, &dir))?;
         let opened = match access {
             Access::Create => overrides.create(&db, &global.keyspace, keyspace_defaults),
             Access::Change => {
@@ -79,6 +88,18 @@ impl Opened {
         let dir = self.db.path().to_path_buf();
         drop(self.keyspace);
         self.db.close().map_err(|error| at(error, &dir))
+    }
+}
+
+/// Opens the database, or creates it with these options of its default keyspace, so that they hold from its first
+/// memtable on. An existing database keeps those it has.
+fn open_or_create(dir: &Path, options: DbOptions, keyspace: KeyspaceOptions) -> esker::Result<Db> {
+    let existing = DbOptions { create_if_missing: false, ..options.clone() };
+    match Db::builder().options(existing).open(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound && options.create_if_missing => {
+            Db::builder().options(options).default_keyspace(keyspace).open(dir)
+        }
+        opened => opened,
     }
 }
 

@@ -1,10 +1,10 @@
 //! `demo`: the main job on real data, with every answer checked.
 //!
-//! Every path below a directory becomes a key, its kind, size, time and mode the value. Then a tenth is updated and a twentieth
-//! deleted, chosen by a hash of the path so that every run on the same files does the same. A snapshot taken before must
-//! still show what was; scans by prefix must count what the walk counted; a sample is read back; the tree is compacted;
-//! then the database is closed, opened again, compared entry by entry with the [`ledger`], and every byte of its files
-//! is verified. A wrong answer ends the demo with the exit code of corruption.
+//! Every path below a directory becomes a key, its kind, size, time and mode the value. Then a tenth is updated and
+//! a twentieth deleted, chosen by a hash of the path so that every run on the same files does the same. A snapshot
+//! taken before must still show what was; scans by prefix must count what the walk counted; a sample is read back;
+//! the tree is compacted; then the database is closed, opened again, compared entry by entry with the [`ledger`],
+//! and every byte of its files is verified. A wrong answer ends the demo with the exit code of corruption.
 //!
 //! The database goes to a temporary directory unless one is named, and memtables and tables are small, so that some
 //! ten megabytes of paths grow a tree of several levels.
@@ -49,6 +49,7 @@ pub fn run(global: &Global, args: &DemoArgs, out: &mut Out) -> Result<(), Failur
     drop(before);
     demo.scan_directories()?;
     demo.read_sample()?;
+    demo.draw_tree()?;
     let metrics = demo.compact()?;
     let checked = demo.reopen_and_verify(&global)?;
     draw(&metrics, out)?;
@@ -200,7 +201,7 @@ impl<'a> Demo<'a> {
         let start = Instant::now();
         let progress = output::progress("changing", self.ledger.len());
         let (mut updated, mut deleted) = (0, 0);
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         let (opened, ledger) = (&self.opened, &mut self.ledger);
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             progress.inc(1);
@@ -233,7 +234,7 @@ impl<'a> Demo<'a> {
     fn check_snapshot(&mut self, before: &Snapshot, expected: Digest) -> Result<(), Failure> {
         let start = Instant::now();
         let mut seen = Digest::default();
-        let mut cursor = before.keyspace(&self.opened.keyspace).cursor();
+        let mut cursor = before.keyspace(&self.opened.keyspace)?.cursor();
         KeyRange::default().walk(&mut cursor, false, u64::MAX, |key, value| {
             seen.add(key, value);
             Ok(())
@@ -296,6 +297,16 @@ impl<'a> Demo<'a> {
         )
     }
 
+    /// Shows the tree as the work left it, before everything is merged.
+    fn draw_tree(&mut self) -> Result<(), Failure> {
+        if self.out.json {
+            return Ok(());
+        }
+        self.out.line("")?;
+        reports::draw_levels(&self.opened.db.metrics(), self.out)?;
+        self.out.line("")
+    }
+
     /// Flushes and compacts; returns the metrics of the whole work.
     fn compact(&mut self) -> Result<Metrics, Failure> {
         let start = Instant::now();
@@ -349,14 +360,15 @@ impl<'a> Demo<'a> {
 }
 
 fn open(global: &Global) -> Result<Opened, Failure> {
-    let leveled = Leveled { l0_runs: 4, base_bytes: 4 << 20, ..Leveled::default() };
+    let leveled = Leveled { l0_runs: 4, base_bytes: 1 << 20, fanout: 4 };
     let keyspace = KeyspaceOptions {
         memtable_bytes: 1 << 20,
         table_bytes: 1 << 20,
         compaction: leveled.into(),
         ..KeyspaceOptions::default()
     };
-    Opened::open_with(global, Access::Create, DbOptions::default(), keyspace)
+    let options = DbOptions { wal_segment_bytes: 4 << 20, ..DbOptions::default() };
+    Opened::open_with(global, Access::Create, options, keyspace)
 }
 
 /// What is kept about a file: kind, size, time of change, mode.

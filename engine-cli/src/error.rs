@@ -110,6 +110,13 @@ impl Failure {
         Failure::new(Exit::Corruption, ErrorKind::Corruption.as_str(), what)
     }
 
+    /// Somebody else has the database in `dir` open.
+    pub fn locked(dir: &Path) -> Self {
+        let kind = ErrorKind::Locked.as_str();
+        Failure::new(Exit::Locked, kind, "the database is open elsewhere")
+            .at(dir.display().to_string())
+    }
+
     /// The operating system refused `what` on `path`. Where it can say what to do, the engine says it.
     pub fn io(what: &str, path: &Path, source: io::Error) -> Self {
         Failure::from(esker::Error::io(what, path, source))

@@ -1,8 +1,8 @@
 //! `engine-cli`: the command line of esker.
 //!
-//! `args` says what can be asked; `verbs`, `shell`, `bench` and `demo` do it; `database` opens; `output` writes; `error` ends.
-//! A verb returns `Result<(), Failure>`; nothing but this file turns that into an exit code, and nothing but a signal
-//! ends the program elsewhere.
+//! `args` says what can be asked; `verbs`, `shell`, `bench` and `demo` do it; `database` opens; `output` writes;
+//! `error` ends. A verb returns `Result<(), Failure>`; nothing but this file turns that into an exit code, and
+//! nothing but a signal ends the program elsewhere.
 
 #![expect(
     clippy::disallowed_methods,

@@ -2,8 +2,8 @@
 //!
 //! Three questions are answered once, here: is it a terminal (tables with borders, colour), is colour wanted
 //! (`NO_COLOR` unset), is it JSON (`--format json`). Everything the program says on standard output goes through
-//! [`Out`], so that a failed write is always a [`Failure`] and never a panic, and a closed pipe ends the program quietly.
-//! In a pipe, text is plain lines with columns lined up by spaces.
+//! [`Out`], so that a failed write is always a [`Failure`] and never a panic, and a closed pipe ends the program
+//! quietly. In a pipe, text is plain lines with columns lined up by spaces.
 //!
 //! Progress goes to stderr and only where stderr is a terminal.
 

@@ -1,11 +1,11 @@
 //! `shell`: a session of commands, one a line, on a pipe or on a terminal.
 //!
-//! `protocol` takes a line apart and knows no database. `session` runs one command and writes its answer. `editor` is the
-//! terminal: prompt, history, help. This file is the loop on a pipe.
+//! `protocol` takes a line apart and knows no database. `session` runs one command and writes its answer. `editor`
+//! is the terminal: prompt, history, help. This file is the loop on a pipe.
 //!
 //! The rule of the pipe: the answer to a line is written and flushed before the next line is read. A wrong line is
-//! answered with `err KIND message` and the session goes on. It ends at `quit`, at the end of the input, or when nobody
-//! reads our answers; each time the database is closed.
+//! answered with `err KIND message` and the session goes on. It ends at `quit`, at the end of the input, or when
+//! nobody reads our answers; each time the database is closed.
 
 mod editor;
 mod protocol;

@@ -1,10 +1,10 @@
 //! Signals: none may end the program without a word.
 //!
-//! * `SIGXFSZ` and `SIGPIPE` are ignored, so that a file size limit and a closed pipe are errors of the write (`EFBIG`,
-//!   `EPIPE`) with a place and an exit code.
-//! * `SIGBUS` is raised when a page of a mapped file cannot be read: the device failed or somebody truncated the file.
-//!   The handler says which file and offset, and ends with the exit code of I/O errors. (`read_mode=pread` turns such failures
-//!   into ordinary errors.)
+//! * `SIGXFSZ` and `SIGPIPE` are ignored, so that a file size limit and a closed pipe are errors of the write
+//!   (`EFBIG`, `EPIPE`) with a place and an exit code.
+//! * `SIGBUS` is raised when a page of a mapped file cannot be read: the device failed or somebody truncated the
+//!   file. The handler says which file and offset, and ends with the exit code of I/O errors. (`read_mode=pread`
+//!   turns such failures into ordinary errors.)
 //!
 //! The handler may only call what is async-signal-safe: `open`, `read`, `write`, `_exit`, and code without locks or
 //! allocation. It finds the file in `/proc/self/maps`, read line by line into a fixed buffer.

@@ -59,6 +59,10 @@ const TOMBSTONE_GAIN: u64 = 4;
 /// Tombstones at the bottom are garbage worth a rewrite from one in so many entries on.
 const GARBAGE_SHARE: u64 = 16;
 
+/// Writers stop at this many times `l0_runs` runs in level 0, but not below the other number.
+const LEVEL0_BACKLOG: usize = 5;
+const LEVEL0_RUNS_MAX_MIN: usize = 20;
+
 /// Fewer runs than this are not merged within level 0 while the base level is busy.
 const INTRA_LEVEL0_RUNS_MIN: usize = 4;
 
@@ -74,6 +78,11 @@ impl CompactionStrategy for Leveled {
             .or_else(|| shape.pick_by_score())
             .or_else(|| shape.pick_tombstones())
             .or_else(|| shape.pick_garbage())
+    }
+
+    /// Far above what compaction leaves when it keeps up; small runs pile up without much debt.
+    fn level0_runs_max(&self) -> Option<usize> {
+        Some((self.l0_runs * LEVEL0_BACKLOG).max(LEVEL0_RUNS_MAX_MIN))
     }
 
     /// Level 0, once it is full, with what it is merged into; then each level's excess with the

@@ -17,7 +17,7 @@ use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
 use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::WorkState;
+use crate::db::work::{Running, WorkState};
 use crate::error::{Error, Result};
 use crate::key::SequenceNumber;
 use crate::spawn::Spawn;
@@ -30,7 +30,10 @@ enum Role {
     Both,
 }
 
-/// Something to do.
+/// Something to do, counted as running from the moment it is chosen.
+type ChosenJob<'a> = (Job, Running<'a>);
+
+/// A kind of work.
 #[derive(Debug)]
 enum Job {
     Flush(Arc<KeyspaceCore>),
@@ -83,7 +86,19 @@ fn work(inner: &Inner, role: Role) {
 }
 
 /// Chooses the most urgent job for `role` and marks it as running.
-fn next_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) -> Option<Job> {
+fn next_job<'a>(
+    inner: &'a Inner,
+    state: &mut MutexGuard<'_, WorkState>,
+    role: Role,
+) -> Option<ChosenJob<'a>> {
+    if state.shutdown {
+        return None;
+    }
+    let job = choose_job(inner, state, role)?;
+    Some((job, Running::begin(&inner.work, state)))
+}
+
+fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) -> Option<Job> {
     if inner.work.has_unreferenced() {
         return Some(Job::RemoveFiles);
     }
@@ -124,7 +139,17 @@ fn segment_is_due(inner: &Inner) -> bool {
 }
 
 /// Runs `job`. On failure the error is also kept in the work state.
-fn run(inner: &Inner, job: Job) -> Result<()> {
+fn run(inner: &Inner, (job, running): ChosenJob<'_>) -> Result<()> {
+    let result = run_job(inner, job);
+    drop(running);
+    if result.is_err() {
+        // Whoever waits for what failed must not wait on.
+        inner.wake_all();
+    }
+    result
+}
+
+fn run_job(inner: &Inner, job: Job) -> Result<()> {
     match job {
         Job::Flush(core) => {
             let result = flush_job::run(inner, &core);
@@ -192,10 +217,14 @@ fn prepare_segment(inner: &Inner) -> Result<()> {
 pub(crate) fn run_due_flush(inner: &Inner) -> Result<()> {
     loop {
         let mut state = inner.work.lock();
+        if state.shutdown {
+            return Ok(());
+        }
         let Some(core) = due_flush(inner, &state) else { return Ok(()) };
         state.flushing.insert(core.id);
+        let running = Running::begin(&inner.work, &mut state);
         drop(state);
-        run(inner, Job::Flush(core))?;
+        run(inner, (Job::Flush(core), running))?;
     }
 }
 
@@ -239,7 +268,7 @@ pub(crate) fn wait_for_flush(inner: &Inner, done: impl Fn() -> bool) -> Result<(
             state.flush_error = None;
         }
         may_retry = false;
-        if inner.runs_inline() {
+        if inner.runs_inline() && due_flush(inner, &state).is_some() {
             drop(state);
             run_due_flush(inner)?;
             state = inner.work.lock();

@@ -18,16 +18,25 @@ use crate::version::edit::VersionEdit;
 /// Memtables that together hold less than this stay in the log at close: it is replayed in milliseconds.
 const LOG_KEPT_BYTES_MAX: u64 = 1 << 20;
 
-/// Closes `inner`, whose threads have ended and which takes no more calls.
+/// Closes `inner`, whose threads and jobs have ended and which takes no more writes.
 pub(crate) fn close(inner: &Inner) -> Result<()> {
     if inner.options.read_only {
         return Ok(());
     }
-    inner.commit().lock().check()?;
+    // Writers that took their place before the database was closed still insert into memtables and wait for their sync.
+    // What follows looks at what the memtables hold.
+    let last = {
+        let commit = inner.commit().lock();
+        commit.check()?;
+        SequenceNumber(commit.next_sequence.0.saturating_sub(1))
+    };
+    inner.commit().wait_visible(last)?;
     background::flush_immutables(inner)?;
     let log_is_needed = leave_in_log(inner)?;
     if log_is_needed {
-        inner.commit().lock().wal().close().map_err(|error| inner.poison(&error))?;
+        // Not in one expression: the lock must be free again before the failure is told to everybody.
+        let closed = inner.commit().lock().wal().close();
+        closed.map_err(|error| inner.poison(error))?;
         inner.commit().sync(&*inner.clock)?;
     }
     let first_needed = {

@@ -44,11 +44,11 @@ const LINGER_SYNC_FRACTION: u64 = 10;
 /// A writer whose predecessors are still applying spins this often before it parks.
 const SPINS_BEFORE_PARK: u32 = 64;
 
-/// What a parked writer is told.
+/// What a parked writer is told: bits, so that a failure that comes while leadership is handed over loses neither.
 const WAITING: u8 = 0;
 const DONE: u8 = 1;
 const LEAD: u8 = 2;
-const FAILED: u8 = 3;
+const FAILED: u8 = 4;
 
 /// Where one thread waits for its write.
 #[derive(Debug)]
@@ -59,14 +59,14 @@ struct Waiter {
 
 impl Waiter {
     fn tell(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
+        self.state.fetch_or(state, Ordering::Release);
         self.thread.unpark();
     }
 
-    /// Parks until told something.
+    /// Parks until told something, and takes it.
     fn wait(&self) -> u8 {
         loop {
-            let state = self.state.load(Ordering::Acquire);
+            let state = self.state.swap(WAITING, Ordering::Acquire);
             if state != WAITING {
                 return state;
             }
@@ -262,13 +262,15 @@ impl CommitQueue {
 
     fn wait(&self, waiter: &Waiter, ticket: Ticket, clock: &dyn Clock) -> Result<()> {
         loop {
-            match waiter.wait() {
-                DONE => return Ok(()),
-                LEAD => {
-                    waiter.state.store(WAITING, Ordering::Relaxed);
-                    self.lead(clock);
-                }
-                _ => return self.lock().failure_of(ticket),
+            let told = waiter.wait();
+            if told & FAILED != 0 {
+                return self.lock().failure_of(ticket);
+            }
+            if told & LEAD != 0 {
+                self.lead(clock);
+            }
+            if told & DONE != 0 {
+                return Ok(());
             }
         }
     }
@@ -328,13 +330,12 @@ impl CommitQueue {
         state.last_group_count =
             before.saturating_sub(self.sync_waiting.load(Ordering::Relaxed)).max(1);
         let next = state.next_leader();
-        if next.is_some() {
-            state.sync_running = true;
-        }
-        drop(state);
         if let Some(next) = next {
+            state.sync_running = true;
+            // Under the lock, while it is queued: so this is never told to a thread that is already gone.
             next.tell(LEAD);
         }
+        drop(state);
         tell_all(&wake, DONE);
     }
 
@@ -462,9 +463,13 @@ impl CommitState {
         self.queue.get_mut(usize::try_from(index).ok()?)
     }
 
-    /// What a writer whose ticket left the queue returns: done, unless the queue was emptied by a failure.
+    /// What a writer whose ticket left the queue returns: done, unless the queue was emptied by a failure. Then it gets
+    /// the failure itself, since it may be the one who met it.
     fn failure_of(&self, ticket: Ticket) -> Result<()> {
-        if ticket.0 < self.front { Ok(()) } else { self.check() }
+        match &self.failure {
+            Some(failure) if ticket.0 >= self.front => Err(failure.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// The first parked writer that waits for a sync not yet done.

@@ -26,16 +26,22 @@ impl Handle {
     /// Closes the database for every handle: finishes running work, makes the log durable, releases the lock. A second
     /// call does nothing.
     pub(crate) fn close(&self) -> Result<()> {
+        // Held to the end: a second caller returns when the database is closed, not before.
+        let mut threads = self.threads.lock();
         if self.inner.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         self.inner.work.lock().shutdown = true;
         self.inner.wake_all();
         let mut panicked = false;
-        for thread in self.threads.lock().drain(..) {
+        for thread in threads.drain(..) {
             panicked |= thread.join().is_err();
         }
+        // Calls of the user's run jobs too.
+        self.inner.work.wait_jobs_ended();
         let result = close::close(&self.inner);
+        // From here on the files may be another opener's: nothing changes the tree any more.
+        self.inner.tree.lock().manifest = None;
         *self.inner.lock.lock() = None;
         assert!(!panicked, "a background thread panicked: an invariant of the engine is broken");
         result

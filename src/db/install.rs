@@ -27,6 +27,9 @@ const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit) -> Result<()> {
     edit.next_file_number = Some(FileNumber(inner.next_file_number.load(Ordering::Relaxed)));
     inner.commit().lock().check()?;
+    if tree.manifest.is_none() {
+        inner.check_open()?;
+    }
     let manifest = tree.manifest.as_mut().expect("only a writable database changes its tree");
     let before = manifest.bytes();
     // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
@@ -39,7 +42,7 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
         None,
         "the edit leaves a tree that is out of order"
     );
-    manifest.append(&edit).map_err(|error| inner.poison(&error))?;
+    manifest.append(&edit).map_err(|error| inner.poison(error))?;
     inner.counters().manifest_edits.add(1);
     inner.counters().manifest_bytes.add(manifest.bytes() - before);
     if manifest.bytes() > MANIFEST_BYTES_MAX.max(4 * tree.snapshot_bytes) {
@@ -53,7 +56,7 @@ fn roll_manifest(inner: &Inner, tree: &mut Tree) -> Result<()> {
     let number = inner.new_file_number();
     tree.state.next_file_number = FileNumber(inner.next_file_number.load(Ordering::Relaxed));
     let fresh = Manifest::create(inner.fs.as_ref(), &inner.dir, number, &tree.state)
-        .map_err(|error| inner.poison(&error))?;
+        .map_err(|error| inner.poison(error))?;
     tree.snapshot_bytes = fresh.bytes();
     inner.counters().manifest_bytes.add(fresh.bytes());
     let old = tree.manifest.replace(fresh);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::db::install::{self, commit_edit};
 use crate::db::state::{
-    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadView, stored_options,
+    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadView, require_strategy, stored_options,
 };
 use crate::error::{Error, Result};
 use crate::key::SequenceNumber;
@@ -22,13 +22,7 @@ pub(crate) fn open(
     inner.check_open()?;
     check_keyspace_name(name)?;
     options.validate()?;
-    let Some(strategy) = inner.strategy_for(&options) else {
-        return Err(Error::invalid(format!(
-            "no compaction strategy called {} is registered",
-            options.compaction.name()
-        ))
-        .advise("register it with DbBuilder::strategy, or choose a built-in one"));
-    };
+    let strategy = require_strategy(&inner.strategies, &options)?;
     // Under the tree lock nobody else creates or drops.
     let mut tree = inner.tree.lock();
     let known = inner.keyspaces.load().by_name(name).cloned();
@@ -40,6 +34,7 @@ pub(crate) fn open(
                 ..VersionEdit::default()
             };
             commit_edit(inner, &mut tree, edit)?;
+            core.view.load().active.set_limit_bytes(options.memtable_bytes);
             core.options.store(Arc::new(options));
             *core.strategy.write() = Some(strategy);
             drop(tree);

@@ -12,6 +12,7 @@ use crate::db::background;
 use crate::db::compact_job::{CompactJob, run};
 use crate::db::iter::KeyBound;
 use crate::db::state::{Inner, KeyspaceCore};
+use crate::db::work::Running;
 use crate::error::Result;
 use crate::table::{Table, TableMeta};
 use crate::version::{RunId, Version};
@@ -65,13 +66,18 @@ pub(crate) fn compact_range(
     if let Some(plan) = plan_range(&version, bounds) {
         let job =
             CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
-        inner.work.lock().reserve(core.id, &job.plan, &job.version);
+        let running = {
+            let mut state = inner.work.lock();
+            inner.check_open()?;
+            state.reserve(core.id, &job.plan, &job.version);
+            Running::begin(&inner.work, &mut state)
+        };
         let result = run(inner, &job, &mut || {
             if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) }
         });
         inner.work.lock().release(core.id, &job.plan, &job.version);
         drop(job);
-        inner.work.job_ended();
+        drop(running);
         result?;
     }
     drop(pause);

@@ -32,8 +32,8 @@ use crate::db::handle::Handle;
 use crate::db::install;
 use crate::db::snapshots::SnapshotList;
 use crate::db::state::{
-    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadShared, Tree, stored_options,
-    strategy_for,
+    DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadShared, Tree, require_strategy,
+    stored_options, strategy_for,
 };
 use crate::db::work::WorkQueue;
 use crate::error::{Error, ErrorKind, Result};
@@ -77,6 +77,7 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
     request.options.validate()?;
     if let Some(options) = &request.default_keyspace {
         options.validate()?;
+        require_strategy(&request.strategies, options)?;
     }
     let Found { entries, lock, mut state } = find(request)?;
     if let Some(options) = &request.default_keyspace {

@@ -31,7 +31,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
-use crate::db::commit::{CommitQueue, CommitState, poisoned};
+use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::Counters;
 use crate::db::snapshots::SnapshotList;
 use crate::db::throttle::Throttle;
@@ -59,7 +59,7 @@ pub(crate) struct Memory {
     /// The first WAL segment that holds one of its entries.
     first_segment: AtomicU64,
     /// Bytes at which it is rotated.
-    pub(crate) limit_bytes: u64,
+    limit_bytes: AtomicU64,
     /// Whether an entry of it is in no log, so that only a flush keeps it.
     unlogged: AtomicBool,
     /// Set at rotation: everything in it has this sequence number or a lower one, everything later a higher one.
@@ -70,7 +70,7 @@ impl Memory {
     pub(crate) fn new(table: Arc<MemTable>, limit_bytes: u64) -> Arc<Self> {
         Arc::new(Memory {
             table,
-            limit_bytes,
+            limit_bytes: AtomicU64::new(limit_bytes),
             first_segment: AtomicU64::new(NO_SEGMENT),
             unlogged: AtomicBool::new(false),
             cut: AtomicU64::new(0),
@@ -80,7 +80,12 @@ impl Memory {
     /// Whether it should be rotated before the next write.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.table.bytes() >= self.limit_bytes
+        self.table.bytes() >= self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the bytes at which it is rotated.
+    pub(crate) fn set_limit_bytes(&self, bytes: u64) {
+        self.limit_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes that a record in `segment` holds an entry of it. Called under the commit lock, in log order.
@@ -305,11 +310,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Stops writing for good after `error`, and returns what later writes will say.
-    pub(crate) fn poison(&self, error: &Error) -> Error {
-        self.commit().poison(error);
+    /// Stops writing for good after `error`, which is returned for the call that met it; later writes will say that the
+    /// database is poisoned.
+    pub(crate) fn poison(&self, error: Error) -> Error {
+        self.commit().poison(&error);
         self.wake_all();
-        poisoned(error)
+        error
     }
 
     /// Wakes everybody who waits for anything, to see that the database is closed or poisoned.
@@ -340,14 +346,6 @@ impl Inner {
         }
         first
     }
-
-    /// The strategy object that `options` name, if it is registered.
-    pub(crate) fn strategy_for(
-        &self,
-        options: &KeyspaceOptions,
-    ) -> Option<Arc<dyn CompactionStrategy>> {
-        strategy_for(&self.strategies, options)
-    }
 }
 
 /// The strategy object that `options` name: built in, or one of `registered`.
@@ -359,6 +357,18 @@ pub(crate) fn strategy_for(
         Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
+}
+
+/// As [`strategy_for`], for options that a caller passes: an unknown strategy is a mistake of theirs.
+pub(crate) fn require_strategy(
+    registered: &BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    options: &KeyspaceOptions,
+) -> Result<Arc<dyn CompactionStrategy>> {
+    strategy_for(registered, options).ok_or_else(|| {
+        let name = options.compaction.name();
+        Error::invalid(format!("no compaction strategy called {name} is registered"))
+            .advise("register it with DbBuilder::strategy, or choose a built-in one")
+    })
 }
 
 /// Options as the manifest keeps them.

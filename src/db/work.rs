@@ -32,6 +32,8 @@ pub(crate) struct Busy {
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
     pub(crate) shutdown: bool,
+    /// Jobs that run, in background threads and in threads of the user's. None begins after shutdown.
+    pub(crate) running_count: usize,
     /// Keyspaces with a flush running.
     pub(crate) flushing: HashSet<KeyspaceId>,
     /// A tree changed since the strategies last had nothing to do.
@@ -105,6 +107,15 @@ impl WorkQueue {
         self.due.wait(state);
     }
 
+    /// Waits until no job runs; after shutdown none begins.
+    pub(crate) fn wait_jobs_ended(&self) {
+        let mut state = self.state.lock();
+        debug_assert!(state.shutdown, "else another one begins");
+        while state.running_count > 0 {
+            self.progress.wait(&mut state);
+        }
+    }
+
     /// Waits for a job to end.
     pub(crate) fn wait_progress(&self, state: &mut MutexGuard<'_, WorkState>) {
         self.progress.wait(state);
@@ -163,6 +174,25 @@ impl WorkQueue {
             self.timer.wait_for(&mut state, interval);
         }
         !state.shutdown
+    }
+}
+
+/// A job that runs, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running<'a>(&'a WorkQueue);
+
+impl<'a> Running<'a> {
+    /// Notes that a job begins. The caller holds the lock of `queue`, and saw no shutdown.
+    pub(crate) fn begin(queue: &'a WorkQueue, state: &mut WorkState) -> Self {
+        state.running_count += 1;
+        Running(queue)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running_count -= 1;
+        self.0.job_ended();
     }
 }
 

@@ -21,7 +21,7 @@ use crate::db::commit::{CommitState, Ticket};
 use crate::db::counters::StallCause;
 use crate::db::state::{Inner, KeyspaceCore, Memory};
 use crate::db::throttle::busy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::options::{Durability, Stall, WriteOptions};
 use crate::wal::WalPosition;
@@ -186,7 +186,7 @@ fn enter(
     targets: &mut Targets,
     stall: Stall,
 ) -> Result<Entered> {
-    let (mut commit, rotated) = lock_with_room(inner, targets, stall)?;
+    let (mut commit, mut rotated) = lock_with_room(inner, targets, stall)?;
     let first = commit.next_sequence;
     let last = SequenceNumber(first.0 + u64::from(batch.count()) - 1);
     assert!(last <= SequenceNumber::MAX, "sequence numbers are used up");
@@ -199,13 +199,13 @@ fn enter(
             Ok(end) => end,
             Err(error) => {
                 drop(commit);
-                return Err(inner.poison(&error));
+                return Err(inner.poison(error));
             }
         };
         wants_segment = wal.wants_prepared_segment();
         targets.memories.iter().for_each(|memory| memory.note_segment(wal_end.segment));
         if wal_end.segment != before.segment && wal.live_bytes() > inner.options.wal_bytes_max {
-            bound_log(inner, last);
+            rotated |= bound_log(inner, last);
             wants_segment = true;
         }
         commit.totals.wal_records += 1;
@@ -276,20 +276,21 @@ fn wait_for_room(inner: &Inner, core: &KeyspaceCore, stall: Stall) -> Result<()>
 }
 
 /// Rotates the memtables that keep the oldest log segments alive, so that flush lets go of those. The caller holds the
-/// commit lock; its own write, up to `last`, still goes to the memtables it found active.
-fn bound_log(inner: &Inner, last: SequenceNumber) {
+/// commit lock; its own write, up to `last`, still goes to the memtables it found active. Returns whether any was.
+fn bound_log(inner: &Inner, last: SequenceNumber) -> bool {
     let keyspaces = inner.keyspaces.load();
     let oldest_of = |core: &Arc<KeyspaceCore>| {
         let view = core.view.load();
         // Immutable ones are on their way to flush already.
         if view.immutables.is_empty() { view.active.first_segment() } else { None }
     };
-    let Some(oldest) = keyspaces.by_id.values().filter_map(oldest_of).min() else { return };
+    let Some(oldest) = keyspaces.by_id.values().filter_map(oldest_of).min() else { return false };
     for core in keyspaces.by_id.values() {
         if oldest_of(core) == Some(oldest) {
             core.rotate(last, inner.clock.unix_ms());
         }
     }
+    true
 }
 
 /// Step 3: inserts the operations into the memtables.
@@ -306,7 +307,5 @@ fn apply(batch: &WriteBatch, first: SequenceNumber, targets: &Targets) {
 /// Makes every write before the call durable.
 pub(crate) fn sync(inner: &Inner) -> Result<()> {
     inner.check_writable()?;
-    inner.commit().sync(&*inner.clock).map_err(|error| {
-        if error.kind() == ErrorKind::Poisoned { error } else { inner.poison(&error) }
-    })
+    inner.commit().sync(&*inner.clock).inspect_err(|_| inner.wake_all())
 }

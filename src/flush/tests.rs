@@ -1,3 +1,5 @@
+//! Flushes on a simulated file system: what stays, and what an error leaves.
+
 use super::*;
 use crate::error::ErrorKind;
 use crate::fs::SimFs;

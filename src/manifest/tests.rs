@@ -423,6 +423,12 @@ impl FileSystem for RecordingFs {
     ) -> Result<Box<dyn LogFile>> {
         StdFs.recycle_log(from, to, bytes, mapped)
     }
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        StdFs.sync_file(path)
+    }
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        StdFs.truncate(path, bytes)
+    }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.log.step("rename to", to)?;
         StdFs.rename(from, to)

@@ -230,6 +230,14 @@ impl FileSystem for Recorder {
         Ok(self.recorded(to, StdFs.recycle_log(from, to, bytes, mapped)?))
     }
 
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        StdFs.sync_file(path)
+    }
+
+    fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
+        StdFs.truncate(path, bytes)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         StdFs.rename(from, to)
     }

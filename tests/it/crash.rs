@@ -364,8 +364,8 @@ fn crash_recovery_of(recording: &Recording, cut: &CutPoint, outer: &SimFs) {
     }
 }
 
-/// Recovery removed a replayed segment that nothing needed, and gave it to the log for recycling all the same; the first
-/// write then failed to rename it.
+/// Recovery removed a replayed segment that nothing needed, and gave it to the log for recycling all the same; the
+/// first write then failed to rename it.
 #[test]
 fn a_replayed_segment_that_was_removed_is_not_recycled() {
     let (setup, fs) = (Setup::small(), SimFs::new());

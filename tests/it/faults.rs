@@ -2,9 +2,9 @@
 //!
 //! A workload is run again and again; each time another file operation fails, once or for ever, with `EIO` or `ENOSPC`,
 //! until a run meets no failure. Every call either succeeds truly or returns an error that names a path. A failed write
-//! or sync of the log or the manifest poisons writing, for good, and reads go on. Afterwards the device is well again, and
-//! the reopened database must hold a prefix of the writes that has every acked one. The same with failing reads and full
-//! disks.
+//! or sync of the log or the manifest poisons writing, for good, and reads go on. Afterwards the device is well again,
+//! and the reopened database must hold a prefix of the writes that has every acked one. The same with failing reads and
+//! full disks.
 
 use esker::Durability::{Buffered, Sync};
 use esker::fs::sim_fs::{Persist, Repeat, SimFs};
@@ -147,11 +147,11 @@ fn fail_everywhere(errno: i32, repeat: Repeat, step: u64) {
             fs.trace_operations(true);
             fs.fail_at(number, errno, repeat);
             let mut world = World::on_sim(&setup(), &fs);
-            let place = Place { seed, number, errno, fs: fs.clone() };
+            let mut place = Place { seed, number, errno, fs: fs.clone(), is_passed: false };
             run_with_faults(&mut world, &ops);
             let was_hit = fs.counters().failures > 0;
             check_after_healing(world, &fs);
-            std::mem::forget(place);
+            place.is_passed = true;
             if !was_hit {
                 assert!(number > 100, "the workload has only {number} operations");
                 break;
@@ -167,11 +167,15 @@ struct Place {
     number: u64,
     errno: i32,
     fs: SimFs,
+    is_passed: bool,
 }
 
 impl Drop for Place {
     #[expect(clippy::print_stderr, reason = "a failed test says where")]
     fn drop(&mut self) {
+        if self.is_passed {
+            return;
+        }
         let trace = self.fs.operations();
         let failed = trace.iter().position(|line| line.contains("failed")).unwrap_or(0);
         let around = &trace[failed.saturating_sub(3)..trace.len().min(failed + 6)];

@@ -3,8 +3,8 @@
 //! The engine syncs at a handful of places: the log's data and the log's name, a table's data and its name, a new
 //! manifest's data and its name, each edit, `CURRENT` before its rename and after it, the log that recovery replayed.
 //! [`ForgetfulFs`] passes everything on to the simulated file system but the syncs of one such place. A workload is
-//! then crashed at every file operation, as in [`crash`](crate::crash): with all syncs every state is right; without any
-//! one of them some state is wrong, or does not open. So nobody can remove an fsync without a test that fails.
+//! then crashed at every file operation, as in [`crash`](crate::crash): with all syncs every state is right; without
+//! any one of them some state is wrong, or does not open. So nobody can remove an fsync without a test that fails.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -5,7 +5,10 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
+//! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
@@ -16,7 +19,10 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod api;
+mod bad_input;
+mod concurrency;
 mod crash;
+mod damage;
 mod faults;
 mod fsync;
 mod model;

@@ -19,8 +19,7 @@ use esker::clock::Clock;
 use esker::fs::FileSystem;
 use esker::fs::sim_fs::SimFs;
 use esker::{
-    Db, DbOptions, Durability, ErrorKind, Keyspace, KeyspaceOptions, Leveled, WriteBatch,
-    WriteOptions,
+    Db, DbOptions, Durability, Keyspace, KeyspaceOptions, Leveled, WriteBatch, WriteOptions,
 };
 use std::sync::Mutex;
 
@@ -509,6 +508,7 @@ impl World {
                 self.db().write_with(batch, &options)
             }
         };
+        let is_poisoned = result.is_err() && self.db().sync().is_err();
         self.with(|history| match &result {
             Ok(()) => {
                 let acked = history.writes.len();
@@ -521,8 +521,8 @@ impl World {
                     history.moment.synced = acked;
                 }
             }
-            // It may be there or not.
-            Err(error) if error.kind() == ErrorKind::Poisoned => {}
+            // The log failed: it may be there or not.
+            Err(_) if is_poisoned => {}
             // Nothing was written.
             Err(_) => {
                 history.writes.pop();

@@ -1,8 +1,8 @@
 //! Keys, values and random numbers for the workloads, without allocation where time is measured.
 //!
-//! A key is a number as 16 decimal digits. An absent key is one whose last digit is replaced by a letter: it sorts between
-//! the keys that are there, so that only filters and blocks, not key ranges, can tell. A value's second half repeats its
-//! first, so that it compresses to about half.
+//! A key is a number as 16 decimal digits. An absent key is one whose last digit is replaced by a letter: it sorts
+//! between the keys that are there, so that only filters and blocks, not key ranges, can tell. A value's second
+//! half repeats its first, so that it compresses to about half.
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 16;

@@ -1,8 +1,8 @@
 //! Runs a workload: threads, their loops, and the clock around each operation.
 //!
-//! The operations are split evenly over the threads, which start together at a barrier; what is left over is not done,
-//! as in the peers' harness. A thread owns its random numbers, key, value and histogram, so that nothing is shared
-//! and nothing is allocated between two operations.
+//! The operations are split evenly over the threads, which start together at a barrier; what is left over is not
+//! done, as in the peers' harness. A thread owns its random numbers, key, value and histogram, so that nothing is
+//! shared and nothing is allocated between two operations.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -149,7 +149,10 @@ impl<'a> Worker<'a> {
         let args = driver.args;
         // The same value in every thread; different keys in each.
         let values = Values::new(args.vs as usize, args.vary == 1, &mut Random::new(args.seed));
-        let mut seeds = Random::new(args.seed ^ (thread + 1).wrapping_mul(0xd6e8_feb8_6659_fd93));
+        // Reads draw other keys than the writes before them: the same ones would all be there, in write order.
+        let stream = if driver.workload.only_writes() { 0 } else { 0x5851_f42d_4c95_7f2d };
+        let thread_salt = (thread + 1).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mut seeds = Random::new(args.seed ^ thread_salt ^ stream);
         Worker {
             driver,
             opened,

@@ -1,4 +1,5 @@
-//! What a workload cost: latencies, processor time, bytes written, memory, space. Read from the clock and from `/proc`.
+//! What a workload cost: latencies, processor time, bytes written, memory, space. Read from the clock and from
+//! `/proc`.
 
 #![expect(unsafe_code, reason = "getrusage and kill have no safe wrapper in the standard library")]
 

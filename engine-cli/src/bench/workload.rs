@@ -93,6 +93,18 @@ impl Workload {
         )
     }
 
+    /// Whether it fills the database and does nothing else.
+    pub fn only_writes(self) -> bool {
+        matches!(
+            self,
+            Workload::FillSeq
+                | Workload::FillRandom
+                | Workload::FillSync
+                | Workload::Overwrite
+                | Workload::BatchLoad
+        )
+    }
+
     /// Whether it is one operation on the whole database, whatever `--n` and `--threads` say.
     pub fn is_single(self) -> bool {
         matches!(self, Workload::ScanAll | Workload::Compact | Workload::Open)

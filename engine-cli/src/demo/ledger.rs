@@ -1,7 +1,8 @@
 //! What the demo's database must hold, kept cheaply: 16 bytes a path, whatever its length.
 //!
-//! Paths and values are remembered by 64-bit hashes, so a wrong answer is found with a chance of missing it of one in
-//! 2^64. Counts by first directory below the root answer for scans by prefix, and some paths are kept whole to be read.
+//! Paths and values are remembered by 64-bit hashes, so a wrong answer is found with a chance of missing it of one
+//! in 2^64. Counts by first directory below the root answer for scans by prefix, and some paths are kept whole to
+//! be read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};

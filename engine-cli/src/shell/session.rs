@@ -1,8 +1,9 @@
 //! One session of the shell: runs commands against the database and writes their answers.
 //!
-//! It owns the database, the current keyspace, the snapshots by name, and a batch that is still being read. A batch is
-//! collected first and applied when its last line is there; a bad line in it is remembered, and the one answer is then
-//! `err` and nothing was applied. A snapshot covers all keyspaces; reading from it uses the current keyspace.
+//! It owns the database, the current keyspace, the snapshots by name, and a batch that is still being read. A batch
+//! is collected first and applied when its last line is there; a bad line in it is remembered, and the one answer
+//! is then `err` and nothing was applied. A snapshot covers all keyspaces; reading from it uses the current
+//! keyspace.
 
 use std::collections::HashMap;
 
@@ -228,7 +229,7 @@ impl<'a> Session<'a> {
     /// The snapshot called `name`, reading from the current keyspace.
     fn snapshot(&self, name: &str) -> Result<Snapshot, Failure> {
         let snapshot = self.snapshots.get(name).ok_or_else(|| no_snapshot(name))?;
-        Ok(snapshot.keyspace(&self.opened.keyspace))
+        Ok(snapshot.keyspace(&self.opened.keyspace)?)
     }
 
     /// Writes `= ` and the tokens.

@@ -68,7 +68,7 @@ impl<'a> LevelsReport<'a> {
     }
 }
 
-/// Draws the tree of every keyspace: a line a level, with a bar by size.
+/// Draws the tree of every keyspace: a line a level that holds anything, with a bar by size.
 pub fn draw_levels(metrics: &Metrics, out: &mut Out) -> Result<(), Failure> {
     for keyspace in &metrics.keyspaces {
         out.heading(&format!("keyspace {}", keyspace.name))?;
@@ -89,11 +89,12 @@ fn draw_keyspace(keyspace: &KeyspaceMetrics, out: &mut Out) -> Result<(), Failur
         String::new(),
         output::bar(keyspace.memtable_bytes, largest, BAR_WIDTH),
     ];
-    let levels = keyspace.levels.iter().map(|level| {
+    let shown = keyspace.levels.iter().filter(|level| level.level == 0 || level.tables > 0);
+    let levels = shown.map(|level| {
         vec![
             format!("L{}", level.level),
-            output::count(level.runs as u64),
-            output::count(level.tables as u64),
+            output::count(level.runs),
+            output::count(level.tables),
             output::bytes(level.bytes),
             output::count(level.entries),
             output::count(level.tombstones),
@@ -132,7 +133,7 @@ struct WriteAmplification {
 #[derive(Serialize)]
 struct ReadAmplification {
     /// Sorted runs that a point read must consider.
-    structural: Option<f64>,
+    structural: u64,
     blocks_per_get: Option<f64>,
     bytes_per_get: Option<u64>,
     filter_checks: u64,
@@ -165,7 +166,7 @@ impl Amplification {
                 ],
             },
             read: ReadAmplification {
-                structural: finite(metrics.read_amplification_structural()),
+                structural: metrics.read_amplification(),
                 blocks_per_get: quotient(metrics.blocks_read, gets),
                 bytes_per_get: metrics.block_bytes_read.checked_div(gets),
                 filter_checks: metrics.filter_checks,
@@ -178,13 +179,19 @@ impl Amplification {
                 disk_bytes: metrics.disk_bytes,
                 parts: vec![
                     part("tables", metrics.table_bytes, live),
-                    part("wal", metrics.wal_live_bytes, live),
-                    part("manifest", metrics.manifest_live_bytes, live),
-                    part("obsolete", metrics.obsolete_bytes, live),
+                    part("wal", metrics.wal_file_bytes, live),
+                    part("manifest", metrics.manifest_file_bytes, live),
+                    part("other", other_bytes(metrics), live),
                 ],
             },
         }
     }
+}
+
+/// Bytes on disk that are no live table, log or manifest: files in the making and files about to be removed.
+fn other_bytes(metrics: &Metrics) -> u64 {
+    let known = metrics.table_bytes + metrics.wal_file_bytes + metrics.manifest_file_bytes;
+    metrics.disk_bytes.saturating_sub(known)
 }
 
 fn part(name: &'static str, bytes: u64, of: u64) -> Part {
@@ -210,7 +217,7 @@ pub fn draw_amp(metrics: &Metrics, out: &mut Out) -> Result<(), Failure> {
     }
     rows.push(row("", "user wrote", output::bytes(amp.write.user_bytes), None));
     let read = &amp.read;
-    rows.push(row("read", "runs a get considers", String::new(), read.structural));
+    rows.push(row("read", "runs a get considers", output::count(read.structural), None));
     rows.push(row("", "blocks a get", String::new(), read.blocks_per_get));
     let bytes_per_get = read.bytes_per_get.map_or_else(String::new, output::bytes);
     rows.push(row("", "bytes a get", bytes_per_get, None));

@@ -159,10 +159,14 @@ pub fn verify(global: &Global, out: &mut Out) -> Result<(), Failure> {
     }
     match report.problems.len() {
         0 => Ok(()),
-        found => Err(Failure::corruption(format!("{found} problems found"))
+        found => Err(Failure::corruption(found_text(found))
             .at(database::directory(global)?.display().to_string())
             .advise("restore the named files from a copy, or salvage the readable part into a new database")),
     }
+}
+
+fn found_text(found: usize) -> String {
+    if found == 1 { "one problem found".to_owned() } else { format!("{found} problems found") }
 }
 
 enum VerifyStop {

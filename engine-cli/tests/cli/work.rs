@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::support::{Answer, Place, program};
+use crate::support::{Answer, Place, Talk, program};
 
 const FIELDS: [&str; 21] = [
     "engine", "wl", "n", "threads", "ops", "found", "secs", "kops", "p50us", "p99us", "p999us",
@@ -76,6 +76,10 @@ fn fresh_removes_a_database_and_nothing_else() {
     assert_eq!(place.run("get old").ok().text(), "v\n");
     bench(&place, "fillseq --n 10 --fresh 1");
     assert_eq!(place.run("get old").code, 1);
+    let mut talk = Talk::start(&place, &[]);
+    assert_eq!(talk.ask("get old"), "-");
+    place.run("bench fillseq --n 10 --fresh 1").fails(5, &[place.db().to_str().unwrap()]);
+    talk.end().ok();
     fs::write(place.db().join("letters.txt"), "dear").unwrap();
     place.run("bench fillseq --n 10 --fresh 1").fails(6, &["letters.txt"]);
     assert_eq!(place.run("scan --count").ok().text(), "10\n");
@@ -88,6 +92,19 @@ fn a_crash_keeps_what_was_written() {
     assert_eq!(crashed.code, -1);
     assert_eq!(crashed.json()["ops"], 1000);
     assert_eq!(place.run("scan --count").ok().text(), "1000\n");
+}
+
+#[test]
+fn flags_are_options_of_the_keyspace() {
+    let place = Place::new();
+    bench(&place, "fillseq --n 2000 --mem 1 --comp zstd");
+    bench(&place, "readrandom --n 20");
+    let stats = place.run("stats --format json").ok().json();
+    let options = stats["keyspaces"][0]["options"].to_string();
+    for pair in [r#"["memtable_bytes","1048576"]"#, r#"["compression","zstd"]"#] {
+        assert!(options.contains(pair), "no {pair} in {options}");
+    }
+    place.run("bench fillseq --n 10 --comp lz4").fails(6, &["lz4"]);
 }
 
 fn tree(place: &Place) -> std::path::PathBuf {

@@ -298,36 +298,42 @@ fn memtable(bytes: u64) -> KeyspaceOptions {
 }
 
 /// `cargo test --lib leveled::tests::survey -- --ignored --nocapture` prints what the defaults were
-/// chosen by.
+/// chosen by, as it stands in `docs/compaction.md`.
 #[test]
 #[ignore = "prints a table"]
 fn survey() {
-    for l0_runs in [4, 6, 8, 10, 12] {
-        for (base_bytes, fanout) in [(256 << 20, 10), (1 << 30, 10), (1 << 30, 6), (1 << 30, 4)] {
-            let leveled = Leveled { l0_runs, base_bytes, fanout };
-            let mut line =
-                format!("l0_runs {l0_runs:2} base {:4} MiB fanout {fanout:2}:", base_bytes >> 20);
-            for (memtable_bytes, count, run_bytes, keys) in [
-                (64 << 20, 14, 42_000_000, 5_000_000),
-                (64 << 20, 28, 42_000_000, 5_000_000),
-                (8 << 20, 220, 5_300_000, 10_000_000),
-                (64 << 20, 60, 42_000_000, 20_000_000),
-                (64 << 20, 120, 42_000_000, 50_000_000),
-                (64 << 20, 480, 42_000_000, 50_000_000),
-                (64 << 20, 2400, 42_000_000, 500_000_000),
-            ] {
-                let sim = fill(memtable(memtable_bytes), leveled, count, run_bytes, keys);
-                let live = (keys as f64
-                    * (1.0 - (-((count * run_bytes / ENTRY_BYTES) as f64) / keys as f64).exp()))
-                    * ENTRY_BYTES as f64;
-                let wa = sim.merged_bytes as f64 / sim.flushed_bytes as f64;
-                line += &format!(
-                    " | {wa:5.2} x, {:2} runs, space {:.2}",
-                    sim.runs_max,
-                    sim.version.bytes() as f64 / live
-                );
-            }
-            println!("{line}");
+    let loads = [
+        ("0.6 GB over 5 M keys", 64 << 20, 14, 42_000_000, 5_000_000),
+        ("1.2 GB over 10 M keys, 8 MiB memtables", 8 << 20, 220, 5_300_000, 10_000_000),
+        ("2.5 GB over 20 M keys", 64 << 20, 60, 42_000_000, 20_000_000),
+        ("20 GB over 50 M keys", 64 << 20, 480, 42_000_000, 50_000_000),
+        ("100 GB over 500 M keys", 64 << 20, 2400, 42_000_000, 500_000_000),
+    ];
+    let default = Leveled::default();
+    let variants = [
+        default,
+        Leveled { l0_runs: 4, ..default },
+        Leveled { l0_runs: 6, ..default },
+        Leveled { l0_runs: 12, ..default },
+        Leveled { base_bytes: 1 << 30, ..default },
+        Leveled { fanout: 4, ..default },
+    ];
+    println!("| load | `l0_runs` | `base_bytes` | `fanout` | rewritten | most runs | space |");
+    println!("|---|---|---|---|---|---|---|");
+    for (name, memtable_bytes, count, run_bytes, keys) in loads {
+        for leveled in variants {
+            let sim = fill(memtable(memtable_bytes), leveled, count, run_bytes, keys);
+            let puts = count as f64 * (run_bytes / ENTRY_BYTES) as f64;
+            let live = keys as f64 * (1.0 - (-puts / keys as f64).exp()) * ENTRY_BYTES as f64;
+            println!(
+                "| {name} | {} | {} MiB | {} | {:.2} | {} | {:.2} |",
+                leveled.l0_runs,
+                leveled.base_bytes >> 20,
+                leveled.fanout,
+                sim.merged_bytes as f64 / sim.flushed_bytes as f64,
+                sim.runs_max,
+                sim.version.bytes() as f64 / live
+            );
         }
     }
 }
