@@ -51,7 +51,10 @@ fn run_with_faults(world: &mut World, ops: &[Op]) {
     }
     for op in ops {
         let result = match op {
-            Op::Reopen => reopen(world, &mut poisoned),
+            Op::Reopen => {
+                reopen(world, &mut poisoned);
+                Ok(())
+            }
             op => world.run(op),
         };
         if world.db.is_none() {
@@ -83,7 +86,7 @@ fn is_effective(world: &World, op: &Op) -> bool {
 }
 
 /// Closes and opens. A failed close promises nothing new; what is found then is what goes on.
-fn reopen(world: &mut World, poisoned: &mut bool) -> esker::Result<()> {
+fn reopen(world: &mut World, poisoned: &mut bool) {
     let closed = world.close();
     if let Err(error) = &closed {
         check_error(error);
@@ -91,16 +94,15 @@ fn reopen(world: &mut World, poisoned: &mut bool) -> esker::Result<()> {
     let moment = world.moment();
     if let Err(error) = world.open() {
         check_error(&error);
-        return Ok(());
+        return;
     }
     *poisoned = false;
     let Ok(found) = read_contents(world.db()) else {
         // The device fails for ever.
         world.db = None;
-        return Ok(());
+        return;
     };
     settle(world, &found, moment.logged);
-    Ok(())
 }
 
 /// The history goes on from what was found, which must be right.
@@ -214,7 +216,9 @@ fn every_read_error_surfaces() {
         world.open().unwrap();
         let mut ops = Generator::new(1, 1, &[Sync]).writes(80);
         ops.extend([Op::Flush, Op::Reopen]);
-        ops.iter().for_each(|op| world.run(op).unwrap());
+        for op in &ops {
+            world.run(op).unwrap();
+        }
         world.close().unwrap();
         let expected = world.expected();
         let mut number = 0;
@@ -305,6 +309,19 @@ fn a_failed_log_or_manifest_poisons_writing_and_reads_go_on() {
         assert!(found == expected, "{words}, reopened: {}", difference(&expected, &found));
         db.put("later", "v").unwrap();
     }
+}
+
+/// A keyspace whose drop failed could not be read any more.
+#[test]
+fn a_keyspace_whose_drop_failed_is_still_read() {
+    let fs = SimFs::new();
+    let db = setup().open_sim(&fs).unwrap();
+    let logs = db.keyspace("logs", setup().keyspace).unwrap();
+    logs.put("k", "v").unwrap();
+    fs.fail_when("write MANIFEST", EIO, Repeat::Once);
+    check_error(&db.drop_keyspace("logs").unwrap_err());
+    assert_eq!(logs.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(logs.put("k", "w").unwrap_err().kind(), ErrorKind::Poisoned);
 }
 
 /// A disk of every size fills up during the workload; with more room everything acked is there.

@@ -51,9 +51,10 @@ impl Memory {
     }
 
     fn note_name(&self, path: &Path) {
-        let path = path.to_str().unwrap();
         // The temporary file of CURRENT is no name that anybody looks for.
-        if !path.ends_with(".tmp") {
+        let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
+        let path = path.to_str().unwrap();
+        if !is_temporary {
             let name = NAMED.iter().find(|name| path.contains(**name));
             self.new_names.lock().unwrap().extend(name);
         }
