@@ -3,8 +3,8 @@
 //! The engine syncs at a handful of places: the log's data and the log's name, a table's data and its name, a new
 //! manifest's data and its name, each edit, `CURRENT` before its rename and after it, the log that recovery replayed.
 //! [`ForgetfulFs`] passes everything on to the simulated file system but the syncs of one such place. A workload is
-//! then crashed at every file operation, as in [`crash`](crate::crash): with all syncs every state is right; without any
-//! one of them some state is wrong, or does not open. So nobody can remove an fsync without a test that fails.
+//! then crashed at every file operation, as in [`crash`](crate::crash): with all syncs every state is right; without
+//! any one of them some state is wrong, or does not open. So nobody can remove an fsync without a test that fails.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -51,9 +51,10 @@ impl Memory {
     }
 
     fn note_name(&self, path: &Path) {
-        let path = path.to_str().unwrap();
         // The temporary file of CURRENT is no name that anybody looks for.
-        if !path.ends_with(".tmp") {
+        let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
+        let path = path.to_str().unwrap();
+        if !is_temporary {
             let name = NAMED.iter().find(|name| path.contains(**name));
             self.new_names.lock().unwrap().extend(name);
         }
