@@ -113,7 +113,7 @@ impl MemTable {
         self.filter.insert(hash);
         // SAFETY: the arena keeps the record until it is dropped, after the list (field order).
         let mem_key = unsafe { MemKey::new(self.hint.prefix(key), record) };
-        self.list.insert(mem_key, |list_bytes| {
+        self.list.insert(mem_key, tag(hash), |list_bytes| {
             self.counts.add(key, trailer, value, piece.charged_bytes as u64 + list_bytes);
         });
     }
@@ -130,12 +130,9 @@ impl MemTable {
         if !self.filter.may_contain(hash) {
             return None;
         }
-        let record = self.with_probe(key, bound, |sought| self.list.first_tied(sought))?;
-        // SAFETY: the record lives in our arena, longer than this borrow of `self`.
-        if unsafe { record.key() } != key {
-            return None;
-        }
-        // SAFETY: as above, and the value will hold this memtable.
+        let record = self.with_probe(key, bound, |sought| self.list.newest(sought, tag(hash)))?;
+        // SAFETY: the record lives in our arena, longer than this borrow of `self`, and the value
+        // will hold this memtable.
         Some(unsafe { (record.trailer(), MemValue::new(Arc::clone(self), record)) })
     }
 
@@ -258,6 +255,12 @@ impl Counts {
         raise(&self.tombstone_count, u64::from(trailer.is_tombstone()));
         widen(&self.sequence_min, &self.sequence_max, trailer.sequence().0);
     }
+}
+
+/// The part of a key's hash that a leaf keeps. The filter takes the same bits for something else.
+#[inline]
+fn tag(hash: u64) -> u8 {
+    hash as u8
 }
 
 /// Adds to a sum that only the writer whose turn it is changes: cheaper than an atomic addition.

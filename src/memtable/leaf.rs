@@ -5,8 +5,9 @@
 //! ends with a scan of one leaf, whose lines lie together.
 //!
 //! A leaf owns the entries from its low key on, up to the low key of its right neighbour. It has
-//! slots; a slot is a prefix and a record. New entries go to any free slot, so an insert moves
-//! nothing; whoever needs the order sorts a copy ([`Leaf::run`]).
+//! slots; a slot is a prefix, a record, and a tag: 8 bits of the key's hash. New entries go to any
+//! free slot, so an insert moves nothing. A lookup of one key follows only the records with its tag
+//! ([`Leaf::newest`]); whoever needs the order sorts a copy ([`Leaf::run`]).
 //!
 //! # Splits
 //! To make room, a full leaf gives its upper part to a new leaf on its right. The leaf itself stays
@@ -31,7 +32,7 @@
 //!
 //! *Split.* A writer (1) builds the new leaf, (2) links it at `right` and says so in `right_prefix`,
 //! (3) with one store raises the version and clears the bits of the slots whose entries moved, all
-//! with Release. Only then may such a slot be filled again, its two words with Release too. A reader
+//! with Release. Only then may such a slot be filled again, its words with Release too. A reader
 //! (a) loads the state, (b) loads `right_prefix` and then `right`, (c) reads slots, (d) after an
 //! Acquire fence loads the state again. Same version in (a) and (d): then no word read in (c) comes
 //! from a slot filled again, since the filler's Release store would have brought the raised version
@@ -62,7 +63,11 @@ pub(super) const LEAF_BYTES: usize = size_of::<Leaf>();
 const USED: u64 = u32::MAX as u64;
 const NEXT_VERSION: u64 = USED + 1;
 
-const _: () = assert!(LEAF_LEN <= u32::BITS as usize);
+const TAGS_PER_WORD: usize = size_of::<u64>();
+/// A one in each byte.
+const EACH_TAG: u64 = 0x0101_0101_0101_0101;
+
+const _: () = assert!(LEAF_LEN <= u32::BITS as usize && LEAF_LEN.is_multiple_of(TAGS_PER_WORD));
 
 /// See the module text.
 #[repr(C)]
@@ -74,6 +79,8 @@ pub(super) struct Leaf {
     right: AtomicPtr<Leaf>,
     /// The least key, or `None` for the first leaf, which takes all that is below the others.
     low: Option<MemKey>,
+    /// A byte for each slot, the first in the lowest of the first word.
+    tags: [AtomicU64; LEAF_LEN / TAGS_PER_WORD],
     prefixes: [AtomicU64; LEAF_LEN],
     records: [AtomicPtr<u8>; LEAF_LEN],
 }
@@ -112,6 +119,7 @@ impl Leaf {
             right_prefix: AtomicU64::new(right_prefix),
             right: AtomicPtr::new(right),
             low,
+            tags: [const { AtomicU64::new(0) }; LEAF_LEN / TAGS_PER_WORD],
             prefixes: [const { AtomicU64::new(0) }; LEAF_LEN],
             records: [const { AtomicPtr::new(ptr::null_mut()) }; LEAF_LEN],
         };
@@ -146,10 +154,10 @@ impl Leaf {
         self.right().filter(|right| right.low.is_some_and(|low| low <= *key))
     }
 
-    /// The first entry at or after `sought`, if its prefix is that of `sought`. The error is the
-    /// leaf to ask instead; `sought` must not be below the low key.
+    /// The first entry at or after `sought`, a key with a trailer, if it has that key, whose tag is
+    /// `tag`. The error is the leaf to ask instead; `sought` must not be below the low key.
     #[inline]
-    pub(super) fn first_tied(&self, sought: &MemKey) -> Result<Option<Record>, &Leaf> {
+    pub(super) fn newest(&self, sought: &MemKey, tag: u8) -> Result<Option<Record>, &Leaf> {
         let state = self.state.load(Ordering::Acquire);
         let mut next = None;
         if sought.prefix() >= self.right_prefix.load(Ordering::Acquire)
@@ -159,30 +167,43 @@ impl Leaf {
             if low <= *sought {
                 return Err(right);
             }
-            next = Some(low).filter(|low| low.prefix() == sought.prefix());
+            next = Some(low);
         }
-        let mut tied = self.slots_with_prefix(sought.prefix()) & used(state);
-        let mut first = None;
-        while tied != 0 {
-            let key = self.key_at(tied.trailing_zeros() as usize);
-            if key >= *sought && first.is_none_or(|first| key < first) {
-                first = Some(key);
+        let mut newest: Option<MemKey> = None;
+        let mut tagged = self.slots_with_tag(tag) & used(state);
+        while tagged != 0 {
+            let key = self.key_at(tagged.trailing_zeros() as usize);
+            if key.is_version_of(sought) && newest.is_none_or(|newest| key < newest) {
+                newest = Some(key);
             }
-            tied &= tied - 1;
+            tagged &= tagged - 1;
         }
         if !self.has_version_of(state) {
             return Err(self);
         }
-        Ok(first.or(next).map(|key| key.record()))
+        // The versions in this leaf may all be too new.
+        let newest = newest.or_else(|| next.filter(|next| next.is_version_of(sought)));
+        Ok(newest.map(|key| key.record()))
     }
 
-    /// The slots whose prefix is `prefix`, in use or not.
+    /// The slots with the tag `tag`, in use or not; and few others.
     #[inline]
-    fn slots_with_prefix(&self, prefix: u64) -> u32 {
-        // All slots, without a branch: to find out which are in use would take longer.
-        self.prefixes.iter().enumerate().fold(0, |slots, (slot, slot_prefix)| {
-            slots | u32::from(slot_prefix.load(Ordering::Relaxed) == prefix) << slot
+    fn slots_with_tag(&self, tag: u8) -> u32 {
+        let sought = EACH_TAG * u64::from(tag);
+        self.tags.iter().enumerate().fold(0, |slots, (at, tags)| {
+            let differing = tags.load(Ordering::Relaxed) ^ sought;
+            // The top bit of each byte that is zero, and of some bytes above such a one.
+            let equal = differing.wrapping_sub(EACH_TAG) & !differing & (EACH_TAG << 7);
+            // Gathers these bits in the highest byte, in order.
+            let bits = ((equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
+            slots | bits << (at * TAGS_PER_WORD)
         })
+    }
+
+    #[inline]
+    fn tag_at(&self, slot: usize) -> u8 {
+        let tags = self.tags[slot / TAGS_PER_WORD].load(Ordering::Relaxed);
+        tags.to_le_bytes()[slot % TAGS_PER_WORD]
     }
 
     /// The entry in a slot that was in use when the caller loaded the state.
@@ -206,9 +227,9 @@ impl Leaf {
 
     /// The entries in order.
     pub(super) fn run(&self) -> Run<'_> {
-        let mut order = [0u128; LEAF_LEN];
-        let mut keys = [None; LEAF_LEN];
         loop {
+            let mut order = [0u128; LEAF_LEN];
+            let mut keys = [None; LEAF_LEN];
             let state = self.state.load(Ordering::Acquire);
             let right = self.right();
             let mut bits = used(state);
@@ -235,10 +256,14 @@ impl Leaf {
 
     /// Adds an entry that the leaf owns and has a free slot for. In the writer's turn.
     #[inline]
-    pub(super) fn add(&self, key: MemKey) {
+    pub(super) fn add(&self, key: MemKey, tag: u8) {
         let state = self.state.load(Ordering::Relaxed);
         let slot = used(state).trailing_ones() as usize;
+        let tags = &self.tags[slot / TAGS_PER_WORD];
+        let mut tag_bytes = tags.load(Ordering::Relaxed).to_le_bytes();
+        tag_bytes[slot % TAGS_PER_WORD] = tag;
         // Release: see "Split" in the module text.
+        tags.store(u64::from_le_bytes(tag_bytes), Ordering::Release);
         self.prefixes[slot].store(key.prefix(), Ordering::Release);
         self.records[slot].store(key.record().as_ptr(), Ordering::Release);
         self.state.store(state | 1 << slot, Ordering::Release);
@@ -249,7 +274,7 @@ impl Leaf {
     ///
     /// # Safety
     /// As for `create_first`, about `start`.
-    pub(super) unsafe fn split(&self, key: MemKey, start: NonNull<u8>) -> &Leaf {
+    pub(super) unsafe fn split(&self, key: MemKey, tag: u8, start: NonNull<u8>) -> &Leaf {
         let run = self.run();
         let at = run.position(|other| *other < key);
         // The low key, at 0, must stay; so an entry after that is the least there can be, but in
@@ -263,19 +288,24 @@ impl Leaf {
         let new = unsafe {
             Leaf::create(start, Some(low), right.load(relaxed), right_prefix.load(relaxed))
         };
-        run.keys[kept..run.len].iter().flatten().for_each(|moved| new.add(*moved));
+        let state = self.state.load(relaxed);
+        let mut kept_state = (state & !USED).wrapping_add(NEXT_VERSION);
+        for slot in (0..LEAF_LEN).filter(|slot| used(state) >> slot & 1 == 1) {
+            let other = self.key_at(slot);
+            if other < low {
+                kept_state |= 1 << slot;
+            } else {
+                new.add(other, self.tag_at(slot));
+            }
+        }
         if goes_right {
-            new.add(key);
+            new.add(key, tag);
         }
         right.store(ptr::from_ref(new).cast_mut(), Ordering::Release);
         right_prefix.store(low.prefix(), Ordering::Release);
-        let state = self.state.load(relaxed);
-        let kept_bits = (0..LEAF_LEN)
-            .filter(|slot| used(state) >> slot & 1 == 1 && self.key_at(*slot) < low)
-            .fold(0, |bits, slot| bits | 1 << slot);
-        self.state.store((state & !USED).wrapping_add(NEXT_VERSION) | kept_bits, Ordering::Release);
+        self.state.store(kept_state, Ordering::Release);
         if !goes_right {
-            self.add(key);
+            self.add(key, tag);
         }
         new
     }
@@ -290,21 +320,25 @@ impl Run<'_> {
     /// Sorts. `order` holds prefix and place of each key in one integer, quicker to sort than keys.
     fn sort(&mut self, order: &mut [u128; LEAF_LEN]) {
         let order = &mut order[..self.len];
-        order.sort_unstable();
-        let unsorted = self.keys;
-        let mut are_tied = false;
-        for (at, packed) in order.iter().enumerate() {
-            self.keys[at] = unsorted[*packed as usize % LEAF_LEN];
-            are_tied |= at > 0 && packed >> u64::BITS == order[at - 1] >> u64::BITS;
+        // Keys that came in order, as they often do, lie in order.
+        if !order.is_sorted() {
+            order.sort_unstable();
+            let unsorted = self.keys;
+            for (key, packed) in self.keys.iter_mut().zip(&*order) {
+                *key = unsorted[*packed as usize % LEAF_LEN];
+            }
         }
-        if are_tied {
-            self.sort_ties();
+        if order.is_sorted_by(|a, b| a >> u64::BITS < b >> u64::BITS) {
+            return;
         }
+        self.sort_ties();
     }
 
     /// Sorts stretches of one prefix by their records.
     #[cold]
     fn sort_ties(&mut self) {
+        // To wait for all records at once instead of one after the other.
+        self.keys[..self.len].iter().flatten().for_each(|key| key.record().prefetch());
         let prefix_of = |key: &Option<MemKey>| key.as_ref().map(MemKey::prefix);
         let stretches = self.keys[..self.len].chunk_by_mut(|a, b| prefix_of(a) == prefix_of(b));
         stretches.for_each(<[_]>::sort_unstable);

@@ -128,10 +128,10 @@ impl LeafList {
         }
     }
 
-    /// Adds an entry that is not there yet. While it is this writer's turn, tells `count` the bytes
+    /// Adds an entry that is not there yet, `tag` being that of its user key. While it is this writer's turn, tells `count` the bytes
     /// that the list has grown by.
     #[inline]
-    pub(super) fn insert(&self, key: MemKey, count: impl FnOnce(u64)) {
+    pub(super) fn insert(&self, key: MemKey, tag: u8, count: impl FnOnce(u64)) {
         let near = self.finger_holding(&key).or_else(|| self.leaf_holding(&key));
         let turn = self.turn.lock.lock();
         let mut grown_bytes = 0;
@@ -145,14 +145,14 @@ impl LeafList {
             "the entry {key:?} is there already"
         );
         if leaf.len() < self.fill {
-            leaf.add(key);
+            leaf.add(key, tag);
             self.turn.finger.store(ptr::from_ref(leaf).cast_mut(), Ordering::Release);
             count(grown_bytes);
             return;
         }
         let start = self.allocate_leaf(&mut grown_bytes);
         // SAFETY: the place is fresh and aligned, and goes when the list goes, as all leaves do.
-        let new = unsafe { leaf.split(key, start) };
+        let new = unsafe { leaf.split(key, tag, start) };
         let low = *new.low().expect("a leaf made by a split has a low key");
         let finger = if low <= key { new } else { leaf };
         self.turn.finger.store(ptr::from_ref(finger).cast_mut(), Ordering::Release);
@@ -218,12 +218,13 @@ impl LeafList {
         Some(leaf)
     }
 
-    /// The first entry at or after `sought`, if its prefix is that of `sought`.
+    /// The first entry at or after `sought`, a key with a trailer, if it has that key, whose tag is
+    /// `tag`.
     #[inline]
-    pub(super) fn first_tied(&self, sought: &MemKey) -> Option<Record> {
+    pub(super) fn newest(&self, sought: &MemKey, tag: u8) -> Option<Record> {
         let mut leaf = self.leaf_below(Bound::Included(sought))?;
         loop {
-            match leaf.first_tied(sought) {
+            match leaf.newest(sought, tag) {
                 Ok(found) => return found,
                 Err(other) => leaf = other,
             }

@@ -264,6 +264,16 @@ impl MemKey {
         self.record
     }
 
+    /// Whether this is an entry of the same user key as `sought`, at or after that.
+    #[inline]
+    pub(super) fn is_version_of(&self, sought: &Self) -> bool {
+        // SAFETY: records and probes live while their `MemKey` can be compared (invariant).
+        let (key, trailer) = unsafe { (self.record.key(), self.record.trailer()) };
+        // SAFETY: as above.
+        let sought_entry = unsafe { (sought.record.key(), sought.record.trailer()) };
+        self.prefix == sought.prefix && key == sought_entry.0 && trailer <= sought_entry.1
+    }
+
     fn compare_tied(&self, other: &Self) -> Ordering {
         // SAFETY: records and probes live while their `MemKey` can be compared (invariant).
         let (key, trailer) = unsafe { (self.record.key(), self.record.trailer()) };
