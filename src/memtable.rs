@@ -1,74 +1,63 @@
 //! The memtable: the newest entries of a keyspace, in memory and in order.
 //!
-//! A memtable only grows. Entries are packed into an arena ([`arena`], [`record`]); a lock-free
-//! skiplist holds a 16-byte handle of each: a 64-bit prefix of the key ([`prefix`]) that settles
-//! most comparisons without a cache miss, and a pointer to the record. A bloom filter ([`filter`])
-//! answers most lookups of absent keys.
+//! A memtable only grows. Entries are packed into an arena ([`arena`], [`record`]). A [`list`] keeps
+//! a 16-byte handle of each in order: a 64-bit prefix of the key ([`prefix`]) that settles most
+//! comparisons without a cache miss, and a pointer to the record. Handles lie in leaves of a few
+//! dozen ([`leaf`]), with a skiplist above. A bloom filter ([`filter`]) answers most lookups of
+//! absent keys.
 //!
 //! # Invariants
 //! * A key and trailer are inserted once: a sequence number is given to one write only.
-//! * Nothing is removed or changed. A record, a node and a filter bit last as long as the memtable.
-//! * `bytes` is the exact sum of what was charged: filter, arena bytes used up, and [`NODE_BYTES`]
-//!   an entry.
+//! * Nothing is removed or changed. A record, a leaf and a filter bit last as long as the memtable.
+//! * `bytes` is the exact sum of what was charged: filter, bytes used up of the arenas of records
+//!   and of leaves, and [`NODE_BYTES`](list::NODE_BYTES) a node of the skiplist.
 //!
 //! # Concurrency
-//! Any thread may insert and read at any time; there is no lock on either path (the arena locks to
-//! add a chunk).
+//! Any thread may insert and read at any time. Readers take no lock. Writers take turns to put a
+//! handle into its leaf; all else they do side by side (the arena locks to add a chunk).
 //!
 //! # Publication
 //! Why a reader misses no entry it must see. A writer (1) writes the record, (2) sets the filter
-//! bits, (3) links the node; then the database (4) raises the visible sequence number with Release.
-//! A reader loads that number with Acquire and looks for entries up to it, so all of 1 to 3 happens
-//! before its lookup. Relaxed loads of the filter words then see the bits (a load does not see a
-//! value older than one that happens before it, and bits are never cleared), and the search of the
-//! list meets the node. A reader that is not ordered after 4 may miss the entry, or find it: the
-//! list links a node with a sequentially consistent exchange and readers load with consume, so
-//! whoever reaches a node sees its record whole.
-//!
-//! # The epoch guard
-//! The skiplist asks for an epoch guard, to know when a removed node may be freed. We remove
-//! nothing, see [`unprotected`].
+//! bits, (3) puts the handle into a leaf; then the database (4) raises the visible sequence number
+//! with Release. A reader loads that number with Acquire and looks for entries up to it, so all of 1
+//! to 3 happens before its lookup. Relaxed loads of the filter words then see the bits (a load does
+//! not see a value older than one that happens before it, and bits are never cleared), and the
+//! search meets the leaf and the handle ([`leaf`] says why splits hide nothing). A reader that is
+//! not ordered after 4 may miss the entry, or find it: a handle is stored with Release and loaded
+//! with Acquire, so whoever meets it sees its record whole.
 
 #![expect(unsafe_code, reason = "records are read by raw pointer; each block has its proof")]
 
 pub(crate) mod arena;
 pub(crate) mod cursor;
 mod filter;
+mod leaf;
+mod list;
 pub(crate) mod prefix;
 mod record;
 
 use std::fmt;
-use std::ops::{Bound, Deref};
+use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_epoch::Guard;
-use crossbeam_skiplist::SkipList;
-use crossbeam_skiplist::base::Entry;
-
 use self::arena::Arena;
 use self::cursor::MemCursor;
 use self::filter::MemFilter;
+use self::leaf::LEAF_LEN;
+use self::list::{LeafList, Place};
 use self::prefix::PrefixHint;
 use self::record::{MemKey, Probe, Record, record_len};
 use crate::key::Trailer;
 
-/// What a node of the skiplist takes of the heap: 24 bytes and 8 for each level, of which there are
-/// 2 on average, in malloc's 16-byte steps; the expectation is 53.3.
-const NODE_BYTES: u64 = 54;
-
 /// With fewer entries than this the extremes say too little about the keys to come.
 const HINT_ENTRY_COUNT_MIN: u64 = 16;
-
-/// The entries in order. Values live in the records.
-type EntryList = SkipList<MemKey, ()>;
-type ListEntry<'list> = Entry<'list, 'list, MemKey, ()>;
 
 /// The newest entries of a keyspace.
 pub(crate) struct MemTable {
     // The list stands before the arena, so that it is dropped first: its keys point into the arena.
-    list: EntryList,
+    list: LeafList,
     arena: Arena,
     filter: MemFilter,
     hint: PrefixHint,
@@ -76,9 +65,10 @@ pub(crate) struct MemTable {
 }
 
 /// Sums over the entries, each exact once the inserts that it counts have returned. Relaxed
-/// throughout: they order nothing. On a cache line of their own, away from what readers look at.
+/// throughout: they order nothing. On cache lines of their own, away from what readers look at.
 #[repr(align(64))]
 struct Counts {
+    entry_count: AtomicU64,
     bytes: AtomicU64,
     key_bytes: AtomicU64,
     value_bytes: AtomicU64,
@@ -86,24 +76,22 @@ struct Counts {
     write_time_max_ms: AtomicU64,
 }
 
-/// The guard for all work on the skiplist.
-fn unprotected() -> &'static Guard {
-    // SAFETY: `unprotected` asks that nothing it gives access to be freed meanwhile. The skiplist
-    // frees a node, or defers that to the guard, only after the node was marked as removed. Nodes
-    // are marked by `remove`, `pop_*`, `clear` and the replacing `insert`, none of which this
-    // module calls; `get_or_insert` replaces nothing. A node that loses a race for its place in
-    // `get_or_insert` is freed before anyone else has seen it. So nodes are freed by the list's
-    // `drop` alone, which has the list to itself.
-    unsafe { crossbeam_epoch::unprotected() }
-}
-
 impl MemTable {
     /// An empty memtable that is meant to take `capacity_bytes`. The `hint` is that of the memtable
     /// before.
     pub(crate) fn new(capacity_bytes: u64, hint: Option<&PrefixHint>) -> Arc<Self> {
+        Self::with_leaf_fill(capacity_bytes, hint, LEAF_LEN)
+    }
+
+    /// As `new`, with at most `leaf_fill` entries in a leaf.
+    fn with_leaf_fill(
+        capacity_bytes: u64,
+        hint: Option<&PrefixHint>,
+        leaf_fill: usize,
+    ) -> Arc<Self> {
         let filter = MemFilter::new(capacity_bytes);
         Arc::new(MemTable {
-            list: SkipList::new(crossbeam_epoch::default_collector().clone()),
+            list: LeafList::new(leaf_fill),
             arena: Arena::new(),
             counts: Counts::new(filter.bytes()),
             filter,
@@ -118,15 +106,13 @@ impl MemTable {
         let piece = self.arena.allocate(len);
         // SAFETY: the arena handed out `len` bytes to us alone.
         let record = unsafe { Record::write(piece.start, key, trailer, value) };
-        self.counts.add(key, value, piece.charged_bytes as u64 + NODE_BYTES);
         // Before the entry can be reached: see "Publication" in the module text.
         self.filter.insert(hash);
         // SAFETY: the arena keeps the record until it is dropped, after the list (field order).
         let mem_key = unsafe { MemKey::new(self.hint.prefix(key), record) };
-        let entry = self.list.get_or_insert(mem_key, (), unprotected());
-        // The entry is a reference count that only removal looks at; there is none, so it need not
-        // be given back.
-        debug_assert_eq!(entry.key().record(), record, "the entry {trailer:?} is there already");
+        self.list.insert(mem_key, |list_bytes| {
+            self.counts.add(key, value, piece.charged_bytes as u64 + list_bytes);
+        });
     }
 
     /// The newest entry of `key` with a trailer of at most `bound`. `hash` is the
@@ -141,10 +127,7 @@ impl MemTable {
         if !self.filter.may_contain(hash) {
             return None;
         }
-        let entry = self.with_probe(key, bound, |sought| {
-            self.list.lower_bound(Bound::Included(sought), unprotected())
-        })?;
-        let record = entry.key().record();
+        let record = self.with_probe(key, bound, |sought| self.list.first_tied(sought))?;
         // SAFETY: the record lives in our arena, longer than this borrow of `self`.
         if unsafe { record.key() } != key {
             return None;
@@ -163,7 +146,7 @@ impl MemTable {
     fn with_probe<T>(&self, key: &[u8], trailer: Trailer, search: impl FnOnce(&MemKey) -> T) -> T {
         let probe = Probe::new(key, trailer);
         // SAFETY: the probe outlives the search. The search could keep a copy of the `MemKey`, but
-        // this module's searches pass it to the list's bounds only, which do not.
+        // those of this module and its cursor pass it to the list's lookups only, which do not.
         search(&unsafe { MemKey::of_probe(self.hint.prefix(key), &probe) })
     }
 
@@ -174,12 +157,12 @@ impl MemTable {
 
     /// The number of entries, tombstones included.
     pub(crate) fn entry_count(&self) -> u64 {
-        self.list.len() as u64
+        self.counts.entry_count.load(Ordering::Relaxed)
     }
 
     /// Whether there is no entry.
     pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.entry_count() == 0
     }
 
     /// The bytes of all user keys.
@@ -209,8 +192,9 @@ impl MemTable {
 
     /// The least and the greatest user key.
     pub(crate) fn key_range(&self) -> Option<(&[u8], &[u8])> {
-        let first = self.list.front(unprotected())?.key().record();
-        let last = self.list.back(unprotected())?.key().record();
+        let record_at = |place: Place<'_>| place.run.keys()[place.at].map(|key| key.record());
+        let first = self.list.front().and_then(record_at)?;
+        let last = self.list.back().and_then(record_at)?;
         // SAFETY: the records live in our arena, longer than this borrow of `self`.
         Some(unsafe { (first.key(), last.key()) })
     }
@@ -238,6 +222,7 @@ impl fmt::Debug for MemTable {
 impl Counts {
     fn new(bytes: u64) -> Self {
         Counts {
+            entry_count: AtomicU64::new(0),
             bytes: AtomicU64::new(bytes),
             key_bytes: AtomicU64::new(0),
             value_bytes: AtomicU64::new(0),
@@ -246,12 +231,20 @@ impl Counts {
         }
     }
 
+    /// Counts an entry. In the writer's turn.
     #[inline]
     fn add(&self, key: &[u8], value: &[u8], charged_bytes: u64) {
-        self.bytes.fetch_add(charged_bytes, Ordering::Relaxed);
-        self.key_bytes.fetch_add(key.len() as u64, Ordering::Relaxed);
-        self.value_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        raise(&self.entry_count, 1);
+        raise(&self.bytes, charged_bytes);
+        raise(&self.key_bytes, key.len() as u64);
+        raise(&self.value_bytes, value.len() as u64);
     }
+}
+
+/// Adds to a sum that only the writer whose turn it is changes: cheaper than an atomic addition.
+#[inline]
+fn raise(sum: &AtomicU64, by: u64) {
+    sum.store(sum.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
 /// Widens the range from `min` to `max` to hold `value`. Looks first: mostly at most one of the two

@@ -15,7 +15,11 @@
 //! also the bytes left over at that chunk's end. The sum is exact. What is untouched in the current
 //! chunk does not count.
 //!
-//! The arena knows nothing of what is stored in it, and aligns nothing.
+//! # Alignment
+//! Chunks begin at a multiple of 8, and pieces follow one another without a gap. So if all pieces
+//! of an arena are of lengths that are multiples of 8, all are aligned to 8; else none need be.
+//!
+//! The arena knows nothing of what is stored in it.
 
 #![expect(unsafe_code, reason = "hands out raw memory; each block has its proof")]
 
@@ -44,7 +48,7 @@ pub(super) struct Arena {
 
 /// A piece of the arena's memory.
 pub(super) struct Piece {
-    /// Uninitialised memory of the length asked for, at no particular alignment.
+    /// Uninitialised memory of the length asked for; see "Alignment" in the module text.
     pub(super) start: NonNull<u8>,
     /// What the piece used up of the arena.
     pub(super) charged_bytes: usize,
@@ -52,7 +56,7 @@ pub(super) struct Piece {
 
 struct Chunk {
     /// From `Box::into_raw`; returned to it when the chunk is dropped.
-    memory: NonNull<[MaybeUninit<u8>]>,
+    memory: NonNull<[MaybeUninit<u64>]>,
     /// Where the next piece starts; past the end once the chunk is closed.
     used: AtomicUsize,
 }
@@ -112,7 +116,7 @@ impl Arena {
             return;
         }
         // SAFETY: as in `allocate`.
-        let full_bytes = unsafe { full.as_ref() }.map_or(0, |chunk| chunk.memory.len());
+        let full_bytes = unsafe { full.as_ref() }.map_or(0, Chunk::len);
         let doubled_bytes = (full_bytes * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let chunk = Chunk::new(doubled_bytes.max(len.next_power_of_two())).into_raw();
         chunks.push(chunk);
@@ -125,7 +129,7 @@ impl Arena {
         let chunks = self.chunks.lock();
         // SAFETY: as in `allocate`.
         let chunks = chunks.iter().map(|chunk| unsafe { chunk.as_ref() });
-        chunks.map(|chunk| chunk.used.load(Ordering::Relaxed).min(chunk.memory.len())).sum()
+        chunks.map(|chunk| chunk.used.load(Ordering::Relaxed).min(chunk.len())).sum()
     }
 }
 
@@ -141,14 +145,21 @@ impl Drop for Arena {
 }
 
 impl Chunk {
+    /// A chunk of at least `len` bytes.
     fn new(len: usize) -> Self {
-        let memory = Box::into_raw(Box::<[u8]>::new_uninit_slice(len));
+        let memory = Box::<[u64]>::new_uninit_slice(len.div_ceil(size_of::<u64>()));
+        let memory = Box::into_raw(memory);
         let memory = NonNull::new(memory).expect("a box is not null");
         Chunk { memory, used: AtomicUsize::new(0) }
     }
 
     fn into_raw(self) -> NonNull<Chunk> {
         NonNull::new(Box::into_raw(Box::new(self))).expect("a box is not null")
+    }
+
+    /// The size in bytes.
+    fn len(&self) -> usize {
+        self.memory.len() * size_of::<u64>()
     }
 
     /// The next `len` bytes. If they do not fit, the chunk is closed; the error is the number of
@@ -158,8 +169,8 @@ impl Chunk {
         // Relaxed: the pieces are disjoint by the atomicity of the addition alone. No overflow: a
         // thread overshoots a chunk once, by less than `OWN_CHUNK_BYTES_MIN`.
         let start = self.used.fetch_add(len, Ordering::Relaxed);
-        if start + len > self.memory.len() {
-            return Err(self.memory.len().saturating_sub(start));
+        if start + len > self.len() {
+            return Err(self.len().saturating_sub(start));
         }
         // SAFETY: `start + len` is within the chunk's one allocation, checked above.
         Ok(unsafe { self.memory.cast::<u8>().add(start) })
@@ -216,7 +227,7 @@ mod tests {
         let chunks = arena.chunks.lock();
         assert_eq!(chunks.len(), 1);
         // SAFETY: the chunk belongs to the living arena.
-        assert_eq!(unsafe { chunks[0].as_ref() }.memory.len(), CHUNK_BYTES_MIN);
+        assert_eq!(unsafe { chunks[0].as_ref() }.len(), CHUNK_BYTES_MIN);
     }
 
     #[test]

@@ -1,46 +1,69 @@
-//! The memtable's cursor: a place in the skiplist that keeps the memtable alive.
+//! The memtable's cursor: a place in the list of leaves that keeps the memtable alive.
 //!
-//! The place is the skiplist's own entry handle, so a step forward follows one pointer. A step
-//! backward is a search from the top: the list is linked one way only. Entries inserted while the
-//! cursor stands are met if they come after it; readers tell them by their sequence numbers.
+//! The cursor copies the records of a leaf, in order, and walks the copy: a step is the next element
+//! of an array, in both directions. At the end of the copy it goes on by key, see "Walks" in
+//! [`list`](super::list). So it meets, in order and once, every entry inserted before its last seek;
+//! of those inserted later it meets some, and readers tell them by their sequence numbers.
+//!
+//! Since the records to come are known, they are fetched into the cache ahead of the walk.
 
-#![expect(unsafe_code, reason = "keeps references into memory that its Arc owns; see the proofs")]
+#![expect(unsafe_code, reason = "keeps pointers into memory that its Arc owns; see the proofs")]
 
 use std::fmt;
-use std::mem::MaybeUninit;
-use std::ops::Bound;
-use std::ptr;
 use std::sync::Arc;
 
+use super::leaf::LEAF_LEN;
+use super::list::{LeafHandle, Place};
 use super::record::{MemKey, Record};
-use super::{EntryList, ListEntry, MemTable, MemValue, unprotected};
+use super::{MemTable, MemValue};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::Trailer;
 
+/// How many records ahead of the walk are fetched: about a cache miss's worth of other work.
+const PREFETCH_COUNT: usize = 4;
+
 /// A cursor over a memtable.
 pub(crate) struct MemCursor {
-    /// The entry the cursor stands on; initialised while `record` is set. The references in it are
-    /// `'static` only by decree: they are good while `memtable` is held. `MaybeUninit` keeps the
-    /// compiler from assuming that they are good also at the moment when this struct is taken apart
-    /// and the memtable goes first.
-    place: MaybeUninit<ListEntry<'static>>,
-    /// The record of that entry; `None` when the cursor stands nowhere.
+    /// The entry the cursor stands on; `None` when it stands nowhere.
     record: Option<Record>,
+    /// Its place in `run`.
+    at: usize,
+    /// The records of `leaf` as they were; the first `len` are there.
+    run: [Option<Record>; LEAF_LEN],
+    len: usize,
+    /// Set while `record` is.
+    leaf: Option<LeafHandle>,
     memtable: Arc<MemTable>,
 }
 
-// SAFETY: the parts that are not Send and Sync by themselves: `record` points into the arena of the
-// memtable, which is immutable once published and shared between threads anyway; `place` holds
-// references to the list and a node of it, both Sync, and to the unprotected guard, a static that
-// `crossbeam_epoch` shares between all threads.
+// SAFETY: what is not Send and Sync by itself is the records. They point into the arena of the
+// memtable, which the cursor keeps; they are immutable once published, and shared between threads
+// anyway.
 unsafe impl Send for MemCursor {}
 // SAFETY: as above; `&MemCursor` only reads.
 unsafe impl Sync for MemCursor {}
 
+/// Takes the records of `place` into the cursor. A macro, since `place` borrows `$self.memtable`.
+macro_rules! stand {
+    ($self:ident, $place:expr) => {
+        match $place {
+            Some(Place { leaf, run, at }) => {
+                let keys = run.keys();
+                for (record, key) in $self.run.iter_mut().zip(keys) {
+                    *record = key.map(|key| key.record());
+                }
+                ($self.leaf, $self.len, $self.at) = (Some(leaf), keys.len(), at);
+                $self.record = $self.run[at];
+            }
+            None => ($self.leaf, $self.len, $self.record) = (None, 0, None),
+        }
+    };
+}
+
 impl MemCursor {
     pub(super) fn new(memtable: Arc<MemTable>) -> Self {
-        MemCursor { place: MaybeUninit::uninit(), record: None, memtable }
+        MemCursor { record: None, at: 0, run: [None; LEAF_LEN], len: 0, leaf: None, memtable }
     }
 
     /// The value the cursor stands on, to be kept. Must be valid.
@@ -49,29 +72,20 @@ impl MemCursor {
         unsafe { MemValue::new(Arc::clone(&self.memtable), self.standing()) }
     }
 
-    /// The memtable's list, for as long as the cursor lives.
-    fn list(&self) -> &'static EntryList {
-        // SAFETY: the list stays in its place, behind the `Arc`, while `memtable` is held; the
-        // cursor holds it as long as it lives and lets what it gets from the list out only for the
-        // time of a borrow of itself.
-        unsafe { &*ptr::from_ref(&self.memtable.list) }
-    }
-
-    fn stand(&mut self, entry: Option<ListEntry<'static>>) {
-        self.record = entry.as_ref().map(|entry| entry.key().record());
-        if let Some(entry) = entry {
-            self.place.write(entry);
-        }
-    }
-
     fn standing(&self) -> Record {
         self.record.expect("the cursor stands on an entry")
     }
 
-    fn place(&self) -> &ListEntry<'static> {
-        assert!(self.record.is_some(), "the cursor stands on an entry");
-        // SAFETY: `stand` wrote the place when it set `record`, and the memtable is still held.
-        unsafe { self.place.assume_init_ref() }
+    /// The entry the cursor stands on, to compare others with.
+    fn here(&self) -> MemKey {
+        // SAFETY: the record is one of `memtable`'s, which we hold; the key is used within a call.
+        unsafe { MemKey::new(self.memtable.hint.prefix(self.key()), self.standing()) }
+    }
+
+    fn prefetch(&self, at: usize) {
+        if let Some(Some(record)) = self.run[..self.len].get(at) {
+            record.prefetch();
+        }
     }
 }
 
@@ -82,41 +96,53 @@ impl Cursor for MemCursor {
     }
 
     fn seek_to_first(&mut self) -> Result<()> {
-        self.stand(self.list().front(unprotected()));
+        stand!(self, self.memtable.list.front());
         Ok(())
     }
 
     fn seek_to_last(&mut self) -> Result<()> {
-        self.stand(self.list().back(unprotected()));
+        stand!(self, self.memtable.list.back());
         Ok(())
     }
 
     fn seek(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
-        let list = self.list();
-        let entry = self.memtable.with_probe(key, trailer, |sought: &MemKey| {
-            list.lower_bound(Bound::Included(sought), unprotected())
-        });
-        self.stand(entry);
+        let memtable = &self.memtable;
+        stand!(self, memtable.with_probe(key, trailer, |sought| memtable.list.lower_bound(sought)));
         Ok(())
     }
 
     fn seek_for_prev(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
-        let list = self.list();
-        let entry = self.memtable.with_probe(key, trailer, |sought: &MemKey| {
-            list.upper_bound(Bound::Included(sought), unprotected())
-        });
-        self.stand(entry);
+        let memtable = &self.memtable;
+        stand!(self, memtable.with_probe(key, trailer, |sought| memtable.list.upper_bound(sought)));
         Ok(())
     }
 
     #[inline]
     fn next(&mut self) -> Result<()> {
-        self.stand(self.place().next());
+        if self.at + 1 < self.len {
+            self.at += 1;
+            self.record = self.run[self.at];
+            self.prefetch(self.at + PREFETCH_COUNT);
+        } else {
+            let (here, leaf) = (self.here(), self.leaf.expect("set while the cursor stands"));
+            // SAFETY: the leaf is from the list of the memtable, which we hold.
+            stand!(self, unsafe { leaf.after(&here) });
+            (1..=PREFETCH_COUNT).for_each(|ahead| self.prefetch(self.at + ahead));
+        }
         Ok(())
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
-        self.stand(self.place().prev());
+        if self.len > 0 && self.at > 0 {
+            self.at -= 1;
+            self.record = self.run[self.at];
+            self.prefetch(self.at.wrapping_sub(PREFETCH_COUNT));
+        } else {
+            let here = self.here();
+            stand!(self, self.memtable.list.before(&here));
+            (1..=PREFETCH_COUNT).for_each(|ahead| self.prefetch(self.at.wrapping_sub(ahead)));
+        }
         Ok(())
     }
 
@@ -135,7 +161,7 @@ impl Cursor for MemCursor {
 
     #[inline]
     fn value(&self) -> &[u8] {
-        // SAFETY: as in `key`; the list holds records only, no probes.
+        // SAFETY: as in `key`; the list gives records only, no probes.
         unsafe { self.standing().value() }
     }
 }

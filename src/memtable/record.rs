@@ -1,5 +1,4 @@
-//! Records: an entry as it lies in the arena, and the 16-byte handle by which the skiplist orders
-//! it.
+//! Records: an entry as it lies in the arena, and the 16-byte handle by which entries are ordered.
 //!
 //! ```text
 //! record    := trailer key_len key value_len value
@@ -11,7 +10,7 @@
 //! value's length stands after the key so that a comparison reads trailer, length and key in one
 //! go. Records never leave memory.
 //!
-//! A lookup must hand the skiplist something that compares like an entry. To copy the sought key
+//! A lookup must hand the list something that compares like an entry. To copy the sought key
 //! into a record would cost an allocation for long keys; instead a [`Probe`] has the beginning of a
 //! record, and 255 in the place of its key length says that the key is elsewhere.
 
@@ -104,6 +103,35 @@ impl Record {
         Record(start)
     }
 
+    /// The record as a pointer, for [`Record::from_ptr`].
+    #[inline]
+    pub(super) fn as_ptr(self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// # Safety
+    /// The pointer is from [`Record::as_ptr`].
+    #[inline]
+    pub(super) unsafe fn from_ptr(pointer: *mut u8) -> Self {
+        // SAFETY: it was not null then.
+        Record(unsafe { NonNull::new_unchecked(pointer) })
+    }
+
+    /// Asks for the record's first lines of cache ahead of their use.
+    #[inline]
+    pub(super) fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let start = self.0.as_ptr().cast::<i8>();
+            // SAFETY: a prefetch takes any address, and every x86-64 processor has it.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(start);
+                _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64));
+            }
+        }
+    }
+
     /// # Safety
     /// The record or probe is alive.
     #[inline]
@@ -192,7 +220,7 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// What the skiplist orders: a prefix, and the entry itself to settle ties.
+/// What the list orders: a prefix, and the entry itself to settle ties.
 ///
 /// # Invariant
 /// Whoever makes a `MemKey` keeps its record (or probe) alive for as long as the `MemKey` can be
@@ -227,8 +255,23 @@ impl MemKey {
     }
 
     #[inline]
+    pub(super) fn prefix(&self) -> u64 {
+        self.prefix
+    }
+
+    #[inline]
     pub(super) fn record(&self) -> Record {
         self.record
+    }
+
+    /// Whether this is an entry of the same user key as `sought`, at or after that.
+    #[inline]
+    pub(super) fn is_version_of(&self, sought: &Self) -> bool {
+        // SAFETY: records and probes live while their `MemKey` can be compared (invariant).
+        let (key, trailer) = unsafe { (self.record.key(), self.record.trailer()) };
+        // SAFETY: as above.
+        let sought_entry = unsafe { (sought.record.key(), sought.record.trailer()) };
+        self.prefix == sought.prefix && key == sought_entry.0 && trailer <= sought_entry.1
     }
 
     fn compare_tied(&self, other: &Self) -> Ordering {

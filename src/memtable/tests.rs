@@ -2,11 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::atomic::AtomicBool;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::leaf::LEAF_BYTES;
 use super::*;
 use crate::cursor::Cursor;
 use crate::key::{KEY_LEN_MAX, SequenceNumber, ValueKind, key_hash};
@@ -15,6 +17,8 @@ type Model = BTreeMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
 type Found = (Vec<u8>, Trailer, Vec<u8>);
 
 const CAPACITY_BYTES: u64 = 1 << 16;
+/// As small as a leaf can be, so that leaves split all the time.
+const FILL_MIN: usize = 3;
 
 fn put(sequence: u64) -> Trailer {
     Trailer::new(SequenceNumber(sequence), ValueKind::Put)
@@ -36,6 +40,22 @@ fn walk(memtable: &Arc<MemTable>) -> Vec<Found> {
     while cursor.valid() {
         entries.push((cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
         cursor.next().unwrap();
+    }
+    entries
+}
+
+fn found(cursor: &MemCursor) -> Option<Found> {
+    cursor.valid().then(|| (cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()))
+}
+
+/// All entries from the last to the first.
+fn walk_back(memtable: &Arc<MemTable>) -> Vec<Found> {
+    let mut cursor = memtable.cursor();
+    cursor.seek_to_last().unwrap();
+    let mut entries = Vec::new();
+    while let Some(entry) = found(&cursor) {
+        entries.push(entry);
+        cursor.prev().unwrap();
     }
     entries
 }
@@ -98,11 +118,12 @@ proptest! {
     fn behaves_as_an_ordered_map(
         writes in vec((any_key(), any::<bool>(), vec(any::<u8>(), 0..200)), 0..70),
         hint in proptest::option::of((any_key(), any_key())),
+        leaf_fill in prop_oneof![FILL_MIN..6, Just(LEAF_LEN)],
         gets in vec((any_key(), 0u64..80), 0..40),
         moves in vec(any_move(), 0..60),
     ) {
         let hint = hint.map(|(min, max)| PrefixHint::between(&min, &max));
-        let memtable = MemTable::new(CAPACITY_BYTES, hint.as_ref());
+        let memtable = MemTable::with_leaf_fill(CAPACITY_BYTES, hint.as_ref(), leaf_fill);
         let mut model = Model::new();
         for (sequence, (key, is_tombstone, value)) in writes.iter().enumerate() {
             let kind = if *is_tombstone { ValueKind::Delete } else { ValueKind::Put };
@@ -137,11 +158,73 @@ proptest! {
                 Move::Prev => cursor.prev().unwrap(),
             }
             place = model_move(&model, place, a_move);
-            let found = cursor
-                .valid()
-                .then(|| (cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()));
-            prop_assert_eq!(&found, &place, "after {:?}", a_move);
+            prop_assert_eq!(&found(&cursor), &place, "after {:?}", a_move);
         }
+    }
+
+    /// Each step of a cursor leads to an entry that is there, on the right side, and passes over
+    /// none that was there at the last seek.
+    #[test]
+    fn a_cursor_keeps_its_way_while_leaves_split(
+        steps in vec(prop_oneof![
+            3 => any_key().prop_map(Err),
+            1 => any_move().prop_map(Ok),
+        ], 0..300),
+        leaf_fill in prop_oneof![FILL_MIN..6, Just(LEAF_LEN)],
+    ) {
+        let memtable = MemTable::with_leaf_fill(CAPACITY_BYTES, None, leaf_fill);
+        let mut now = Model::new();
+        let mut at_seek = Model::new();
+        let mut cursor = memtable.cursor();
+        for (sequence, step) in steps.into_iter().enumerate() {
+            let a_move = match step {
+                Err(key) => {
+                    let trailer = put(sequence as u64);
+                    insert(&memtable, &key, trailer, b"v");
+                    now.insert((key, Reverse(trailer.0)), b"v".to_vec());
+                    continue;
+                }
+                Ok(a_move) => a_move,
+            };
+            let here = found(&cursor);
+            let old = match &a_move {
+                Move::Next | Move::Prev if here.is_none() => continue,
+                Move::Next | Move::Prev => model_move(&at_seek, here.clone(), &a_move),
+                _ => {
+                    at_seek.clone_from(&now);
+                    model_move(&now, None, &a_move)
+                }
+            };
+            match &a_move {
+                Move::First => cursor.seek_to_first().unwrap(),
+                Move::Last => cursor.seek_to_last().unwrap(),
+                Move::Seek(key, trailer) => cursor.seek(key, *trailer).unwrap(),
+                Move::SeekForPrev(key, trailer) => cursor.seek_for_prev(key, *trailer).unwrap(),
+                Move::Next => cursor.next().unwrap(),
+                Move::Prev => cursor.prev().unwrap(),
+            }
+            let there = found(&cursor);
+            if !matches!(a_move, Move::Next | Move::Prev) {
+                prop_assert_eq!(&there, &old, "after {:?}", a_move);
+                continue;
+            }
+            let rank = |entry: &Found| (entry.0.clone(), Reverse(entry.1.0));
+            let (here, there) = (here.as_ref().map(rank), there.as_ref().map(rank));
+            let old = old.as_ref().map(rank);
+            let (first, second) = match &a_move {
+                Move::Next => (&here, &there),
+                _ => (&there, &here),
+            };
+            prop_assert!(there.is_none() || first < second);
+            prop_assert!(there.as_ref().is_none_or(|there| now.contains_key(there)));
+            if old.is_some() {
+                prop_assert!(there.is_some(), "an old entry is ahead");
+                let is_passed = if let Move::Next = a_move { there > old } else { there < old };
+                prop_assert!(!is_passed);
+            }
+        }
+        prop_assert_eq!(walk(&memtable), now.iter().map(entry_of).collect::<Vec<_>>());
+        prop_assert_eq!(walk_back(&memtable), now.iter().rev().map(entry_of).collect::<Vec<_>>());
     }
 
     #[test]
@@ -243,9 +326,10 @@ fn every_byte_is_accounted_for() {
     assert_eq!(memtable.key_range(), None);
 
     insert(&memtable, b"0123456789abcdef", put(7), &[1; 100]);
-    assert_eq!(memtable.bytes(), filter_bytes + 54 + (8 + 1 + 16 + 1 + 100));
+    let leaf_bytes = LEAF_BYTES as u64;
+    assert_eq!(memtable.bytes(), filter_bytes + leaf_bytes + (8 + 1 + 16 + 1 + 100));
     insert(&memtable, b"b", Trailer::new(SequenceNumber(5), ValueKind::Delete), b"");
-    assert_eq!(memtable.bytes(), filter_bytes + 2 * 54 + 126 + (8 + 1 + 1 + 1));
+    assert_eq!(memtable.bytes(), filter_bytes + leaf_bytes + 126 + (8 + 1 + 1 + 1));
     assert_eq!((memtable.key_bytes(), memtable.value_bytes()), (17, 100));
     assert_eq!(memtable.entry_count(), 2);
     assert_eq!(memtable.key_range(), Some((b"0123456789abcdef".as_slice(), b"b".as_slice())));
@@ -261,9 +345,73 @@ fn every_byte_is_accounted_for() {
         ];
         insert(&memtable, &sequence.to_be_bytes(), put(sequence), &value);
     }
-    let nodes_bytes = memtable.entry_count() * 54;
-    let arena_bytes = memtable.arena.handed_out_bytes() as u64;
-    assert_eq!(memtable.bytes(), filter_bytes + nodes_bytes + arena_bytes);
+    check_bytes(&memtable);
+}
+
+/// What was charged is what was taken.
+fn check_bytes(memtable: &MemTable) {
+    let taken_bytes = memtable.arena.handed_out_bytes() + memtable.list.bytes();
+    assert_eq!(memtable.bytes(), memtable.filter.bytes() + taken_bytes as u64);
+}
+
+/// Inserts `count` entries, the key of each by its number, and checks all of them. Gives the
+/// average number of entries of a leaf.
+fn fill_of(count: u64, leaf_fill: usize, key_of: impl Fn(u64) -> Vec<u8>) -> f64 {
+    let memtable = MemTable::with_leaf_fill(CAPACITY_BYTES, None, leaf_fill);
+    let mut model = Model::new();
+    for sequence in 0..count {
+        let key = key_of(sequence);
+        insert(&memtable, &key, put(sequence), &sequence.to_le_bytes());
+        model.insert((key, Reverse(put(sequence).0)), sequence.to_le_bytes().to_vec());
+    }
+    for ((key, Reverse(trailer)), value) in &model {
+        let expected = Some((Trailer(*trailer), value.clone()));
+        assert_eq!(get(&memtable, key, Trailer(*trailer)), expected);
+    }
+    assert!(walk(&memtable) == model.iter().map(entry_of).collect::<Vec<_>>());
+    assert!(walk_back(&memtable) == model.iter().rev().map(entry_of).collect::<Vec<_>>());
+    check_bytes(&memtable);
+    count as f64 / memtable.list.leaf_count() as f64
+}
+
+#[test]
+fn leaves_are_well_filled_whatever_the_order_of_keys() {
+    let scattered = |i: u64| key_hash(&i.to_be_bytes()).to_be_bytes().to_vec();
+    let ascending = fill_of(5000, LEAF_LEN, |i| i.to_be_bytes().to_vec());
+    let descending = fill_of(5000, LEAF_LEN, |i| (u64::MAX - i).to_be_bytes().to_vec());
+    let random = fill_of(5000, LEAF_LEN, scattered);
+    assert!(ascending > 31.0, "{ascending}");
+    assert!(descending > 30.0, "{descending}");
+    assert!(random > 20.0, "{random}");
+    // Two ascending streams, one of which never ends the list.
+    let streams = fill_of(5000, LEAF_LEN, |i| {
+        [vec![(i & 1) as u8], scattered(1), i.to_be_bytes().to_vec()].concat()
+    });
+    assert!(streams > 30.0, "{streams}");
+}
+
+#[test]
+fn versions_of_one_key_fill_many_leaves() {
+    for leaf_fill in [FILL_MIN, 4, LEAF_LEN] {
+        fill_of(300, leaf_fill, |_| b"the only key".to_vec());
+        fill_of(300, leaf_fill, |i| vec![b'k'; 9 + (i % 7 == 3) as usize]);
+    }
+}
+
+#[test]
+fn keys_of_one_prefix_are_told_apart() {
+    for leaf_fill in [FILL_MIN, 4, LEAF_LEN] {
+        for multiplier in [1, 7919, u64::MAX] {
+            fill_of(1000, leaf_fill, |i| {
+                let tail = (i.wrapping_mul(multiplier) as u32).to_be_bytes();
+                [b"one long beginning".as_slice(), &tail].concat()
+            });
+        }
+        // Beside the greatest prefix, which also stands for the lack of a neighbour.
+        fill_of(500, leaf_fill, |i| {
+            [vec![0xff; 8], (i * 7919 % 503).to_be_bytes().to_vec()].concat()
+        });
+    }
 }
 
 #[test]
@@ -307,7 +455,7 @@ fn an_entry_is_inserted_once() {
 }
 
 const WRITERS: u64 = 4;
-const WRITES_EACH: u64 = 4000;
+const WRITES_EACH: u64 = 2500;
 
 /// Entry `index` of `writer`: scattered over the key space, every key written by all writers.
 fn stress_entry(writer: u64, index: u64) -> (Vec<u8>, Trailer, Vec<u8>) {
@@ -321,13 +469,20 @@ fn stress_entry(writer: u64, index: u64) -> (Vec<u8>, Trailer, Vec<u8>) {
 #[test]
 fn concurrent_readers_see_every_published_entry_and_none_is_lost() {
     let hint = PrefixHint::between(b"key00000000", b"key00009999");
-    let memtable = MemTable::new(4 << 20, Some(&hint));
+    for leaf_fill in [FILL_MIN, 5, LEAF_LEN] {
+        stress(&MemTable::with_leaf_fill(4 << 20, Some(&hint), leaf_fill));
+        // Without a hint all prefixes are alike, so that every comparison follows records.
+        stress(&MemTable::with_leaf_fill(4 << 20, None, leaf_fill));
+    }
+}
+
+fn stress(memtable: &Arc<MemTable>) {
     let published: Vec<AtomicU64> = (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (memtable, published) = (&memtable, &published[writer as usize]);
+                let published = &published[writer as usize];
                 scope.spawn(move || {
                     for index in 0..WRITES_EACH {
                         let (key, trailer, value) = stress_entry(writer, index);
@@ -338,7 +493,7 @@ fn concurrent_readers_see_every_published_entry_and_none_is_lost() {
             })
             .collect();
         for reader in 0..2u64 {
-            let (memtable, published, done) = (&memtable, &published, &done);
+            let (published, done) = (&published, &done);
             scope.spawn(move || {
                 let mut state = reader + 1;
                 let mut round = 0u64;
@@ -354,7 +509,13 @@ fn concurrent_readers_see_every_published_entry_and_none_is_lost() {
                         assert_eq!(get(memtable, &key, trailer), Some((trailer, value)));
                     }
                     if round.is_multiple_of(256) {
-                        check_walk(memtable, published);
+                        check_walk(published, || walk(memtable));
+                    } else if round.is_multiple_of(128) {
+                        check_walk(published, || {
+                            let mut entries = walk_back(memtable);
+                            entries.reverse();
+                            entries
+                        });
                     }
                     round += 1;
                 }
@@ -370,17 +531,19 @@ fn concurrent_readers_see_every_published_entry_and_none_is_lost() {
         .flat_map(|writer| (0..WRITES_EACH).map(move |index| stress_entry(writer, index)))
         .collect();
     expected.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-    assert!(walk(&memtable) == expected);
+    assert!(walk(memtable) == expected);
     assert_eq!(memtable.entry_count(), WRITERS * WRITES_EACH);
-    let nodes_bytes = memtable.entry_count() * NODE_BYTES;
-    let arena_bytes = memtable.arena.handed_out_bytes() as u64;
-    assert_eq!(memtable.bytes(), memtable.filter.bytes() + nodes_bytes + arena_bytes);
+    check_bytes(memtable);
 }
 
-/// A walk during inserts is in order and meets at least what was published before it began.
-fn check_walk(memtable: &Arc<MemTable>, published: &[AtomicU64]) {
-    let least: u64 = published.iter().map(|count| count.load(Ordering::Acquire)).sum();
-    let walked = walk(memtable);
+/// A walk during inserts is in order and meets all that was published before it began.
+fn check_walk(published: &[AtomicU64], walk: impl Fn() -> Vec<Found>) {
+    let counts: Vec<_> = published.iter().map(|count| count.load(Ordering::Acquire)).collect();
+    let walked = walk();
     assert!(walked.is_sorted_by(|a, b| (&a.0, Reverse(a.1)) < (&b.0, Reverse(b.1))));
-    assert!(walked.len() as u64 >= least);
+    let is_old = |entry: &&Found| {
+        let sequence = entry.1.sequence().0;
+        sequence / WRITERS < counts[(sequence % WRITERS) as usize]
+    };
+    assert_eq!(walked.iter().filter(is_old).count() as u64, counts.iter().sum::<u64>());
 }
