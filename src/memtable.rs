@@ -110,7 +110,7 @@ impl MemTable {
         self.filter.insert(hash);
         // SAFETY: the arena keeps the record until it is dropped, after the list (field order).
         let mem_key = unsafe { MemKey::new(self.hint.prefix(key), record) };
-        self.list.insert(mem_key, |list_bytes| {
+        self.list.insert(mem_key, tag(hash), |list_bytes| {
             self.counts.add(key, value, piece.charged_bytes as u64 + list_bytes);
         });
     }
@@ -127,12 +127,9 @@ impl MemTable {
         if !self.filter.may_contain(hash) {
             return None;
         }
-        let record = self.with_probe(key, bound, |sought| self.list.first_tied(sought))?;
-        // SAFETY: the record lives in our arena, longer than this borrow of `self`.
-        if unsafe { record.key() } != key {
-            return None;
-        }
-        // SAFETY: as above, and the value will hold this memtable.
+        let record = self.with_probe(key, bound, |sought| self.list.newest(sought, tag(hash)))?;
+        // SAFETY: the record lives in our arena, longer than this borrow of `self`, and the value
+        // will hold this memtable.
         Some(unsafe { (record.trailer(), MemValue::new(Arc::clone(self), record)) })
     }
 
@@ -241,6 +238,12 @@ impl Counts {
     }
 }
 
+/// The part of a key's hash that a leaf keeps. The filter takes the same bits for something else.
+#[inline]
+fn tag(hash: u64) -> u8 {
+    hash as u8
+}
+
 /// Adds to a sum that only the writer whose turn it is changes: cheaper than an atomic addition.
 #[inline]
 fn raise(sum: &AtomicU64, by: u64) {
@@ -269,11 +272,10 @@ fn range(min: &AtomicU64, max: &AtomicU64) -> Option<(u64, u64)> {
 #[derive(Clone)]
 pub(crate) struct MemValue {
     bytes: NonNull<[u8]>,
-    /// Never read: it keeps the bytes alive.
-    _memtable: Arc<MemTable>,
+    memtable: Arc<MemTable>,
 }
 
-// SAFETY: `bytes` is immutable memory owned by `_memtable`, which is itself Send and Sync.
+// SAFETY: `bytes` is immutable memory owned by `memtable`, which is itself Send and Sync.
 unsafe impl Send for MemValue {}
 // SAFETY: as above.
 unsafe impl Sync for MemValue {}
@@ -287,7 +289,7 @@ impl MemValue {
     unsafe fn new(memtable: Arc<MemTable>, record: Record) -> Self {
         // SAFETY: the record lives as long as its memtable, which we hold here.
         let bytes = NonNull::from(unsafe { record.value() });
-        MemValue { bytes, _memtable: memtable }
+        MemValue { bytes, memtable }
     }
 }
 
@@ -296,7 +298,7 @@ impl Deref for MemValue {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes lie in the arena of `_memtable`, which never moves or changes them and
+        // SAFETY: the bytes lie in the arena of `memtable`, which never moves or changes them and
         // lives while it is held, that is at least as long as this borrow.
         unsafe { self.bytes.as_ref() }
     }
