@@ -176,6 +176,10 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             state.compaction_wanted = true;
             note_result(inner, &mut state, &result, false);
             drop(state);
+            if result.is_err() {
+                // Writers that it was to let go on must learn that it does not.
+                job.core.throttle.wake_all();
+            }
             drop(job);
             inner.work.job_ended();
             result
@@ -233,6 +237,17 @@ pub(crate) fn run_due(inner: &Inner) -> Result<()> {
         drop(state);
         run(inner, job)?;
     }
+}
+
+/// Lets a failed compaction be tried again; inline, does what is due and says how it went.
+pub(crate) fn retry_compaction(inner: &Inner) -> Result<()> {
+    let mut state = inner.work.lock();
+    if state.compaction_error.take().is_some() {
+        state.compaction_wanted = true;
+        inner.work.announce_locked(&state);
+    }
+    drop(state);
+    if inner.runs_inline() { run_due(inner) } else { Ok(()) }
 }
 
 /// Waits until `done` says so, while flushes go on. Asks for another try if the last flush failed.

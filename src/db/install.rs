@@ -35,6 +35,14 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
     let before = manifest.bytes();
     // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
     tree.state.apply(&edit)?;
+    debug_assert_eq!(
+        tree.state
+            .keyspaces
+            .values()
+            .find_map(|keyspace| keyspace.version.check_invariants().err()),
+        None,
+        "the edit leaves a tree that is out of order"
+    );
     manifest.append(&edit).map_err(|error| inner.poison(error))?;
     inner.counters().manifest_edits.add(1);
     inner.counters().manifest_bytes.add(manifest.bytes() - before);

@@ -76,7 +76,11 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
         core.dropped.store(true, Ordering::Relaxed);
     }
     let edit = VersionEdit { keyspaces_dropped: vec![core.id], ..VersionEdit::default() };
-    commit_edit(inner, &mut tree, edit)?;
+    if let Err(error) = commit_edit(inner, &mut tree, edit) {
+        // Nothing can be written any more, but what there is can be read.
+        core.dropped.store(false, Ordering::Relaxed);
+        return Err(error);
+    }
     inner.keyspaces.rcu(|map| {
         let mut map = KeyspaceMap::clone(map);
         map.by_id.remove(&core.id);

@@ -75,8 +75,20 @@ impl Throttle {
         self.changed.notify_all();
     }
 
+    /// Whether writers are slowed or stopped.
+    #[inline]
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.delay_ns_per_kib.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether writers are stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.delay_ns_per_kib.load(Ordering::Relaxed) == STOP
+    }
+
     /// Lets a write of `bytes` pass, after the wait it owes. Returns how long it waited.
-    /// `check` says whether waiting still makes sense.
+    /// `check` says whether waiting out a stop still makes sense; whoever changes its answer calls
+    /// [`Throttle::wake_all`].
     #[inline]
     pub(crate) fn pass(
         &self,
@@ -85,7 +97,7 @@ impl Throttle {
         clock: &dyn Clock,
         check: impl Fn() -> Result<()>,
     ) -> Result<u64> {
-        if self.delay_ns_per_kib.load(Ordering::Relaxed) == 0 {
+        if !self.is_pressed() {
             return Ok(0);
         }
         self.wait(bytes, stall, clock, check)
@@ -105,7 +117,6 @@ impl Throttle {
         let entered_ns = clock.monotonic_ns();
         let mut free_at_ns = self.free_at_ns.lock();
         loop {
-            check()?;
             let delay = self.delay_ns_per_kib.load(Ordering::Relaxed);
             if delay != STOP {
                 let now_ns = clock.monotonic_ns();
@@ -116,6 +127,7 @@ impl Throttle {
                 }
                 return Ok(clock.monotonic_ns().saturating_sub(entered_ns));
             }
+            check()?;
             self.changed.wait(&mut free_at_ns);
             // The stop is over: what was owed from before it is forgiven.
             *free_at_ns = 0;

@@ -150,6 +150,19 @@ fn dropped_keyspace() -> Error {
 }
 
 fn pass_throttle(inner: &Inner, core: &KeyspaceCore, bytes: u64, stall: Stall) -> Result<()> {
+    if !core.throttle.is_pressed() {
+        return Ok(());
+    }
+    // A compaction that failed is tried again for the writer's sake: else a failure that passed would stop it for good.
+    let retried = background::retry_compaction(inner);
+    if inner.runs_inline() {
+        // There is nobody to wait for.
+        return match stall {
+            Stall::Wait if core.throttle.is_stopped() => retried,
+            Stall::Fail if core.throttle.is_pressed() => Err(busy("compaction is behind")),
+            _ => Ok(()),
+        };
+    }
     let waited_ns = core.throttle.pass(bytes, stall, &*inner.clock, || {
         inner.check_open()?;
         inner.commit().lock().check()?;

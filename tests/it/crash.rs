@@ -12,7 +12,8 @@
 //! Some states are crashed once more at every operation of their recovery, and must come up with the same contents.
 //! The death of the process alone is checked the same way; then every write handed to the operating system survives.
 //!
-//! `ESKER_TEST_SCALE=10 cargo test --release --test it crash::` runs ten times as many seeds.
+//! One seed of each workload makes thousands of states. `ESKER_TEST_SCALE=10 cargo test --release --test it crash::`
+//! runs ten seeds of each.
 
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +27,7 @@ use crate::support::{
 };
 
 /// A moment before a file operation.
-pub(crate) struct CutPoint {
+struct CutPoint {
     number: u64,
     /// The file system with everything that was not synced still not synced.
     fs: SimFs,
@@ -34,7 +35,7 @@ pub(crate) struct CutPoint {
 }
 
 /// A workload that was run, and the moments before each of its operations.
-struct Recording {
+pub(crate) struct Recording {
     setup: Setup,
     history: History,
     cuts: Vec<CutPoint>,
@@ -42,25 +43,45 @@ struct Recording {
 
 fn record(setup: &Setup, ops: &[Op]) -> Recording {
     let fs = SimFs::new();
-    fs.count_reads(false);
-    let mut world = World::on_sim(setup, &fs);
-    let cuts: Arc<Mutex<Vec<CutPoint>>> = Arc::default();
-    let (sink, history) = (Arc::clone(&cuts), Arc::clone(&world.history));
-    fs.on_operation(move |fs, number| {
-        let moment = history.lock().unwrap().moment.clone();
-        sink.lock().unwrap().push(CutPoint { number, fs: fs.kill_clone(), moment });
-    });
-    world.open().unwrap();
-    for op in ops {
-        world.run(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+    Recording::of(World::on_sim(setup, &fs), &fs, ops, |_| {})
+}
+
+impl Recording {
+    /// Opens the database of `world`, which stands on `fs`, and runs `ops`; `before` is told the index of each.
+    pub(crate) fn of(mut world: World, fs: &SimFs, ops: &[Op], before: impl Fn(usize)) -> Self {
+        fs.count_reads(false);
+        let cuts: Arc<Mutex<Vec<CutPoint>>> = Arc::default();
+        let (sink, history) = (Arc::clone(&cuts), Arc::clone(&world.history));
+        fs.on_operation(move |fs, number| {
+            let moment = history.lock().unwrap().moment.clone();
+            sink.lock().unwrap().push(CutPoint { number, fs: fs.kill_clone(), moment });
+        });
+        world.open().unwrap();
+        for (index, op) in ops.iter().enumerate() {
+            before(index);
+            world.run(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+        }
+        // Not closed: the end of the workload is the last cut. Closing is a workload of its own.
+        let last = CutPoint { number: fs.op_count(), fs: fs.kill_clone(), moment: world.moment() };
+        let history = world.history.lock().unwrap().clone();
+        fs.on_operation(|_, _| {});
+        let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
+        cuts.push(last);
+        Recording { setup: world.setup.clone(), history, cuts }
     }
-    // Not closed: the end of the workload is the last cut. Closing is a workload of its own.
-    let last = CutPoint { number: fs.op_count(), fs: fs.kill_clone(), moment: world.moment() };
-    let history = world.history.lock().unwrap().clone();
-    fs.on_operation(|_, _| {});
-    let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
-    cuts.push(last);
-    Recording { setup: setup.clone(), history, cuts }
+
+    /// The first crash state that is wrong.
+    pub(crate) fn first_violation(&self, random_count: u64) -> Option<String> {
+        for cut in &self.cuts {
+            for persist in persists(cut.number, random_count) {
+                let fs = cut.fs.crash_clone(persist);
+                if let Err(what) = check_state(self, &fs, cut.moment.synced, &cut.moment) {
+                    return Some(format!("at operation {} with {persist:?}: {what}", cut.number));
+                }
+            }
+        }
+        None
+    }
 }
 
 /// Opens a crash state and checks all that the module text says. Returns the contents found at first.
@@ -83,7 +104,7 @@ fn check_state(
             .keyspaces
             .iter()
             .flat_map(|keyspace| &keyspace.levels)
-            .map(|level| level.tables as u64)
+            .map(|level| level.tables)
             .sum()
     };
     db.close().map_err(|error| format!("close: {error}"))?;
@@ -292,7 +313,7 @@ fn long_logs_over_many_segments() {
         let mut generator = Generator::new(seed, 2, &[Buffered, Buffered, Buffered, Sync]);
         generator.value_bytes = 4000;
         let mut ops = vec![Op::Create(1)];
-        ops.extend(generator.writes(150));
+        ops.extend(generator.writes(80));
         ops
     });
 }
@@ -344,8 +365,8 @@ fn crash_recovery_of(recording: &Recording, cut: &CutPoint, outer: &SimFs) {
     }
 }
 
-/// Recovery removed a replayed segment that nothing needed, and gave it to the log for recycling all the same; the first
-/// write then failed to rename it.
+/// Recovery removed a replayed segment that nothing needed, and gave it to the log for recycling all the same; the
+/// first write then failed to rename it.
 #[test]
 fn a_replayed_segment_that_was_removed_is_not_recycled() {
     let (setup, fs) = (Setup::small(), SimFs::new());

@@ -8,6 +8,10 @@
 //! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
+//! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
+//! * [`fuzz_smoke`]: mutated directories never panic.
+//! * [`faults`]: failing operations and full disks lose nothing that was acked.
+//! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -28,6 +32,10 @@ mod api;
 mod bad_input;
 mod concurrency;
 mod crash;
+mod damage;
+mod faults;
+mod fsync;
+mod fuzz_smoke;
 mod model;
 mod support;
 mod tidy;

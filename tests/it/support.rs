@@ -10,7 +10,7 @@
 //! A write is put into the history before the engine sees it, so that a crash in the middle finds it there as issued.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +19,7 @@ use esker::clock::Clock;
 use esker::fs::FileSystem;
 use esker::fs::sim_fs::SimFs;
 use esker::{
-    Db, DbOptions, Durability, ErrorKind, Keyspace, KeyspaceOptions, Leveled, WriteBatch,
-    WriteOptions,
+    Db, DbOptions, Durability, Keyspace, KeyspaceOptions, Leveled, WriteBatch, WriteOptions,
 };
 use std::sync::Mutex;
 
@@ -146,8 +145,11 @@ impl fmt::Debug for Op {
             Op::Write(durability, parts) => {
                 write!(f, "{}", durability.as_str())?;
                 for (keyspace, key, value) in parts {
-                    let len = value.as_ref().map_or(-1, |value| value.len() as i64);
-                    write!(f, " {}/{}={len}", NAMES[*keyspace], key.escape_ascii())?;
+                    write!(f, " {}/{}=", NAMES[*keyspace], key.escape_ascii())?;
+                    match value {
+                        Some(value) => write!(f, "{}", value.len())?,
+                        None => f.write_str("deleted")?,
+                    }
                 }
                 Ok(())
             }
@@ -252,10 +254,13 @@ pub(crate) type Instance = u32;
 /// The keyspaces that exist, by index in [`NAMES`], with their instances.
 pub(crate) type Alive = BTreeMap<usize, Instance>;
 
+/// The changes of one write.
+pub(crate) type Write = Vec<(Instance, Key, Option<Vec<u8>>)>;
+
 /// See the module text.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    pub(crate) writes: Vec<Vec<(Instance, Key, Option<Vec<u8>>)>>,
+    pub(crate) writes: Vec<Write>,
     pub(crate) moment: Moment,
     next_instance: Instance,
 }
@@ -351,7 +356,7 @@ fn of_alive(maps: &BTreeMap<Instance, Map>, alive: &Alive) -> Contents {
 pub(crate) fn difference(expected: &Contents, found: &Contents) -> String {
     let mut text = String::new();
     let none = Map::new();
-    for at in 0..NAMES.len() {
+    for (at, name) in NAMES.iter().enumerate() {
         let (expected, found) =
             (expected.get(&at).unwrap_or(&none), found.get(&at).unwrap_or(&none));
         let keys: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
@@ -362,13 +367,8 @@ pub(crate) fn difference(expected: &Contents, found: &Contents) -> String {
                     value[..value.len().min(12)].escape_ascii().to_string()
                 })
             };
-            text += &format!(
-                "{}/{}: expected {}, found {}; ",
-                NAMES[at],
-                key.escape_ascii(),
-                short(expected),
-                short(found)
-            );
+            let (key, expected, found) = (key.escape_ascii(), short(expected), short(found));
+            let _ = write!(text, "{name}/{key}: expected {expected}, found {found}; ");
         }
     }
     text
@@ -453,7 +453,7 @@ impl World {
             Op::Sync => {
                 self.db().sync()?;
                 self.with(|history| {
-                    history.moment.synced = history.moment.synced.max(history.moment.logged)
+                    history.moment.synced = history.moment.synced.max(history.moment.logged);
                 });
                 Ok(())
             }
@@ -509,6 +509,7 @@ impl World {
                 self.db().write_with(batch, &options)
             }
         };
+        let is_poisoned = result.is_err() && self.db().sync().is_err();
         self.with(|history| match &result {
             Ok(()) => {
                 let acked = history.writes.len();
@@ -521,8 +522,8 @@ impl World {
                     history.moment.synced = acked;
                 }
             }
-            // It may be there or not.
-            Err(error) if error.kind() == ErrorKind::Poisoned => {}
+            // The log failed: it may be there or not.
+            Err(_) if is_poisoned => {}
             // Nothing was written.
             Err(_) => {
                 history.writes.pop();
@@ -538,9 +539,7 @@ impl World {
         self.with(|history| {
             // It flushes what this keyspace holds; by the prefix rule nothing before that may be missing.
             let instance = history.moment.alive[&at];
-            let touches = |write: &Vec<(Instance, Key, Option<Vec<u8>>)>| {
-                write.iter().any(|part| part.0 == instance)
-            };
+            let touches = |write: &Write| write.iter().any(|part| part.0 == instance);
             let last = history.writes.iter().rposition(touches).map_or(0, |index| index + 1);
             history.moment.synced = history.moment.synced.max(last);
             history.moment.logged = history.moment.logged.max(last);
