@@ -16,11 +16,6 @@ check:
 test:
     cargo test --locked --workspace
 
-# Rewrites expected output after an intended change. Read the diff before you commit it.
-bless:
-    ESKER_BLESS=1 cargo test --locked --workspace
-    git diff --stat
-
 # Fuzzes TARGET (db_directory, operations) until stopped or for so many seconds.
 fuzz TARGET SECONDS="0":
     cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -rss_limit_mb=1024

@@ -2,8 +2,8 @@
 //!
 //! A [`CompactionStrategy`] is pure: it looks at a [`TreeView`] and answers with a
 //! [`CompactionPlan`], or with nothing when the tree is in shape. It does no I/O, takes no lock and
-//! keeps no state; users can write their own. [`job`] runs a plan. [`retention`] decides which
-//! versions of a key survive a merge. Nothing here knows `Db`.
+//! keeps no state; users can write their own. `compaction/job` runs a plan. `compaction/retention`
+//! decides which versions of a key survive a merge. Nothing here knows `Db`.
 //!
 //! # Rules for a strategy
 //! * On a static tree it falls silent: every plan lowers the debt, the number of runs, or the

@@ -1,13 +1,13 @@
 //! Keys inside the engine: sequence numbers, value kinds, and the order of versions.
 //!
-//! A stored entry is a user key, a [`Trailer`] and a value. The trailer packs the sequence number (56 bits) above the
+//! A stored entry is a user key, a `Trailer` and a value. The trailer packs the sequence number (56 bits) above the
 //! value kind (8 bits). Entries are ordered by user key ascending (bytewise, and only so), then by trailer
 //! **descending**, so that the newest version of a key comes first.
 //!
 //! # Invariants
 //! * A sequence number is given to one write only, ever; so is a file number.
 //! * Kinds are on disk: their numbers never change. Kinds 3..=5 are reserved; meeting one is an
-//!   [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) error.
+//!   [`ErrorKind::Unsupported`] error.
 
 use std::cmp::Ordering;
 use std::fmt;

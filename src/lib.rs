@@ -34,8 +34,8 @@
 //! with a filter and an index. Tables form a tree of levels, which compaction keeps in shape in the background, by a
 //! strategy that can be chosen, or written, by the user ([`compaction::CompactionStrategy`]). A manifest logs the
 //! changes of the tree. A read asks the memtables and then the tables, newest first. `docs/architecture.md` follows
-//! both paths through the files; the modules below stand in the order of reading, which is the order of layers: a file uses
-//! only files above it, and a test holds them to it.
+//! both paths through the files; the modules below stand in the order of reading, which is the order of layers: a file
+//! uses only files above it, and a test holds them to it.
 //!
 //! # What is promised
 //! See `docs/guarantees.md`: what each [`Durability`] survives, that a crash leaves a prefix of the writes, that a read

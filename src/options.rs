@@ -26,7 +26,7 @@ pub enum Durability {
     Disabled,
 }
 
-/// What a write does when it would have to wait for compaction.
+/// What a write does when it would have to wait for flush or compaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stall {
     /// Waits.
@@ -119,7 +119,8 @@ pub struct DbOptions {
     /// Durability of writes that do not name one. Default `buffered`.
     pub durability: Durability,
     /// Threads for flush and compaction: 1 does both in one thread, N > 1 is one flush thread and N - 1 compaction
-    /// threads. 0: no threads; the work is done inside the calls that need it, for tests and tiny programs.
+    /// threads. 0: no threads; the work is done inside the calls that need it, for tests and tiny programs, and
+    /// `async` writes are synced before they return.
     /// Default 2, range 0..=64.
     pub background_threads: usize,
     /// Bytes of decompressed (and, with `pread`, of all) blocks kept in memory. Default 64 MiB, range 0..=1 TiB.

@@ -12,9 +12,8 @@
 //! front, hands leadership to the first writer that still waits for a sync (so that the device is busy again first),
 //! and only then wakes the rest, one by one.
 //!
-//! Before syncing, a leader lingers while fewer writers wait than the last group
-//! had, for at most a tenth of a typical sync: the threads just woken are about to come back, and would otherwise miss
-//! the boat and halve every group.
+//! Before syncing, a leader lingers while fewer writers wait than the last group had, for at most a tenth of a typical
+//! sync: the threads just woken are about to come back, and would otherwise miss the boat and halve every group.
 //!
 //! # Failure
 //! A failed append or sync poisons the queue: what reached the disk is unknown, so nothing that waits is ever

@@ -1,6 +1,6 @@
 //! Metrics: what the engine did since it was opened, and what it holds now, as one plain struct.
 //!
-//! The definitions of write, read and space amplification are those of `docs/guarantees.md` and nowhere else: see
+//! The definitions of write, read and space amplification are those of `docs/amplification.md`: see
 //! [`Metrics::write_amplification`], [`Metrics::read_amplification`] and [`Metrics::space_amplification`].
 
 use std::fmt;

@@ -21,7 +21,7 @@
 //! Operations are numbered from 0 in the order in which they take effect. `create_log` is three of
 //! them (`create`, `allocate`, `sync_data`), `recycle_log` two (`rename`, `open`), as on the
 //! operating system; every other method of the traits is one, and so is every
-//! [`Mapping::populate`]. A refused operation has no effect, with two exceptions, both as in
+//! `Mapping::populate`. A refused operation has no effect, with two exceptions, both as in
 //! reality: a write that finds the disk full writes what fits, and after a failed `sync_data` the
 //! unsynced bytes are lost to later syncs, which succeed and write nothing of them.
 //!
