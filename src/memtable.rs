@@ -272,7 +272,8 @@ fn range(min: &AtomicU64, max: &AtomicU64) -> Option<(u64, u64)> {
 #[derive(Clone)]
 pub(crate) struct MemValue {
     bytes: NonNull<[u8]>,
-    memtable: Arc<MemTable>,
+    /// Held for its memory.
+    _memtable: Arc<MemTable>,
 }
 
 // SAFETY: `bytes` is immutable memory owned by `memtable`, which is itself Send and Sync.
@@ -289,7 +290,7 @@ impl MemValue {
     unsafe fn new(memtable: Arc<MemTable>, record: Record) -> Self {
         // SAFETY: the record lives as long as its memtable, which we hold here.
         let bytes = NonNull::from(unsafe { record.value() });
-        MemValue { bytes, memtable }
+        MemValue { bytes, _memtable: memtable }
     }
 }
 

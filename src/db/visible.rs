@@ -24,10 +24,6 @@ use crate::value::Value;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a scan steps most through runs; a box would cost it a load"
-)]
 enum Source {
     Memory(MemCursor),
     Run(RunCursor),

@@ -394,7 +394,7 @@ fn leaves_are_well_filled_whatever_the_order_of_keys() {
 fn versions_of_one_key_fill_many_leaves() {
     for leaf_fill in [FILL_MIN, 4, LEAF_LEN] {
         fill_of(300, leaf_fill, |_| b"the only key".to_vec());
-        fill_of(300, leaf_fill, |i| vec![b'k'; 9 + (i % 7 == 3) as usize]);
+        fill_of(300, leaf_fill, |i| vec![b'k'; 9 + usize::from(i % 7 == 3)]);
     }
 }
 
