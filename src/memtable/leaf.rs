@@ -63,10 +63,13 @@ pub(super) const LEAF_BYTES: usize = size_of::<Leaf>();
 const USED: u64 = u32::MAX as u64;
 const NEXT_VERSION: u64 = USED + 1;
 
+/// The bits of a slot's number.
+const SLOT: u64 = LEAF_LEN as u64 - 1;
 const TAGS_PER_WORD: usize = size_of::<u64>();
 /// A one in each byte.
 const EACH_TAG: u64 = 0x0101_0101_0101_0101;
 
+const _: () = assert!(LEAF_LEN.is_power_of_two());
 const _: () = assert!(LEAF_LEN <= u32::BITS as usize && LEAF_LEN.is_multiple_of(TAGS_PER_WORD));
 
 /// See the module text.
@@ -228,24 +231,33 @@ impl Leaf {
     /// The entries in order.
     pub(super) fn run(&self) -> Run<'_> {
         loop {
-            let mut order = [0u128; LEAF_LEN];
-            let mut keys = [None; LEAF_LEN];
             let state = self.state.load(Ordering::Acquire);
             let right = self.right();
-            let mut bits = used(state);
+            // The prefix of each entry, with its slot instead of the low bits: one word is quicker
+            // to sort than two.
+            let mut order = [0u64; LEAF_LEN];
             let mut len = 0;
-            while bits != 0 {
-                let key = self.key_at(bits.trailing_zeros() as usize);
-                order[len] = u128::from(key.prefix()) << u64::BITS | len as u128;
-                keys[len] = Some(key);
+            let mut slots = used(state);
+            while slots != 0 {
+                let slot = slots.trailing_zeros() as usize;
+                order[len] = self.prefixes[slot].load(Ordering::Relaxed) & !SLOT | slot as u64;
                 len += 1;
-                bits &= bits - 1;
+                slots &= slots - 1;
             }
-            if self.has_version_of(state) {
-                let mut run = Run { keys, len, right };
-                run.sort(&mut order);
-                return run;
+            let order = &mut order[..len];
+            order.sort_unstable();
+            let mut keys = [None; LEAF_LEN];
+            for (key, prefix_slot) in keys.iter_mut().zip(&*order) {
+                *key = Some(self.key_at((prefix_slot & SLOT) as usize));
             }
+            if !self.has_version_of(state) {
+                continue;
+            }
+            let mut run = Run { keys, len, right };
+            if !order.is_sorted_by(|a, b| a | SLOT < *b) {
+                run.sort_ties();
+            }
+            return run;
         }
     }
 
@@ -317,31 +329,15 @@ fn used(state: u64) -> u32 {
 }
 
 impl Run<'_> {
-    /// Sorts. `order` holds prefix and place of each key in one integer, quicker to sort than keys.
-    fn sort(&mut self, order: &mut [u128; LEAF_LEN]) {
-        let order = &mut order[..self.len];
-        // Keys that came in order, as they often do, lie in order.
-        if !order.is_sorted() {
-            order.sort_unstable();
-            let unsorted = self.keys;
-            for (key, packed) in self.keys.iter_mut().zip(&*order) {
-                *key = unsorted[*packed as usize % LEAF_LEN];
-            }
-        }
-        if order.is_sorted_by(|a, b| a >> u64::BITS < b >> u64::BITS) {
-            return;
-        }
-        self.sort_ties();
-    }
-
-    /// Sorts stretches of one prefix by their records.
+    /// Sorts stretches whose prefixes differ in the low bits only, or not at all.
     #[cold]
     fn sort_ties(&mut self) {
-        // To wait for all records at once instead of one after the other.
-        self.keys[..self.len].iter().flatten().for_each(|key| key.record().prefetch());
-        let prefix_of = |key: &Option<MemKey>| key.as_ref().map(MemKey::prefix);
-        let stretches = self.keys[..self.len].chunk_by_mut(|a, b| prefix_of(a) == prefix_of(b));
-        stretches.for_each(<[_]>::sort_unstable);
+        let rank = |key: &Option<MemKey>| key.as_ref().map(|key| key.prefix() | SLOT);
+        for stretch in self.keys[..self.len].chunk_by_mut(|a, b| rank(a) == rank(b)) {
+            // To wait for all records at once instead of one after the other.
+            stretch.iter().flatten().for_each(|key| key.record().prefetch());
+            stretch.sort_unstable();
+        }
     }
 
     /// The entries.
