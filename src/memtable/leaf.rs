@@ -162,6 +162,7 @@ impl Leaf {
     #[inline]
     pub(super) fn newest(&self, sought: &MemKey, tag: u8) -> Result<Option<Record>, &Leaf> {
         let state = self.state.load(Ordering::Acquire);
+        between_steps(Step::Read);
         let mut next = None;
         if sought.prefix() >= self.right_prefix.load(Ordering::Acquire)
             && let Some(right) = self.right()
@@ -172,6 +173,7 @@ impl Leaf {
             }
             next = Some(low);
         }
+        between_steps(Step::Read);
         let mut newest: Option<MemKey> = None;
         let mut tagged = self.slots_with_tag(tag) & used(state);
         while tagged != 0 {
@@ -224,6 +226,7 @@ impl Leaf {
     /// Whether no split has come between the load of `state` and the loads before this call.
     #[inline]
     fn has_version_of(&self, state: u64) -> bool {
+        between_steps(Step::Read);
         fence(Ordering::Acquire);
         self.state.load(Ordering::Relaxed) & !USED == state & !USED
     }
@@ -232,7 +235,9 @@ impl Leaf {
     pub(super) fn run(&self) -> Run<'_> {
         loop {
             let state = self.state.load(Ordering::Acquire);
+            between_steps(Step::Read);
             let right = self.right();
+            between_steps(Step::Read);
             // The prefix of each entry, with its slot instead of the low bits: one word is quicker
             // to sort than two.
             let mut order = [0u64; LEAF_LEN];
@@ -246,6 +251,7 @@ impl Leaf {
             }
             let order = &mut order[..len];
             order.sort_unstable();
+            between_steps(Step::Read);
             let mut keys = [None; LEAF_LEN];
             for (key, prefix_slot) in keys.iter_mut().zip(&*order) {
                 *key = Some(self.key_at((prefix_slot & SLOT) as usize));
@@ -314,13 +320,30 @@ impl Leaf {
             new.add(key, tag);
         }
         right.store(ptr::from_ref(new).cast_mut(), Ordering::Release);
+        between_steps(Step::Write);
         right_prefix.store(low.prefix(), Ordering::Release);
+        between_steps(Step::Write);
         self.state.store(kept_state, Ordering::Release);
+        between_steps(Step::Write);
         if !goes_right {
             self.add(key, tag);
         }
         new
     }
+}
+
+/// Marks a point between two steps of the protocol, where tests let others act.
+#[inline]
+fn between_steps(_of: Step) {
+    #[cfg(test)]
+    interleave::act(_of);
+}
+
+/// Whose step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Read,
+    Write,
 }
 
 #[inline]
@@ -354,5 +377,33 @@ impl Run<'_> {
             return 0;
         }
         self.keys().partition_point(|key| key.is_some_and(|key| is_before(&key)))
+    }
+}
+
+/// Lets a test act between the steps of a reader or a writer, on the same thread: interleavings that
+/// threads would meet once in a million runs, each time.
+#[cfg(test)]
+pub(super) mod interleave {
+    use std::cell::RefCell;
+
+    use super::Step;
+
+    type Action = Box<dyn FnMut(Step)>;
+
+    thread_local! {
+        static ACTION: RefCell<Option<Action>> = const { RefCell::new(None) };
+    }
+
+    /// Sets what happens between steps, or nothing.
+    pub(in super::super) fn set(action: Option<Action>) {
+        ACTION.set(action);
+    }
+
+    /// Acts; what happens between the steps of the action itself is nothing.
+    pub(super) fn act(of: Step) {
+        if let Some(mut action) = ACTION.take() {
+            action(of);
+            ACTION.set(Some(action));
+        }
     }
 }
