@@ -93,6 +93,16 @@ pub enum Compression {
     Zstd,
 }
 
+/// The kind of bloom filter that new tables get. Tables with filters of the other kind stay readable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FilterKind {
+    /// All bits of a key in one cache line: the fastest to ask and to build.
+    #[default]
+    Blocked,
+    /// Bits all over the filter: a fifth fewer false positives at equal size.
+    Bloom,
+}
+
 /// How one write behaves. `WriteOptions::default()` takes the database's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
@@ -231,6 +241,8 @@ pub struct KeyspaceOptions {
     /// Bloom filter bits per key by level; the last entry holds for all deeper levels; 0: no filter. Default
     /// 10 on every level, range 0..=32.
     pub filter_bits: Vec<f32>,
+    /// The kind of filter. Default `blocked`.
+    pub filter: FilterKind,
     /// The compaction strategy. Default leveled.
     pub compaction: Compaction,
     /// Compaction debt in bytes at which writers begin to be slowed; at four times that they stop. Default 4 GiB,
@@ -247,6 +259,7 @@ impl Default for KeyspaceOptions {
             table_bytes: 64 << 20,
             compression: vec![Compression::None],
             filter_bits: vec![10.0],
+            filter: FilterKind::Blocked,
             compaction: Compaction::default(),
             debt_bytes_soft: 4 << 30,
         }
@@ -291,6 +304,7 @@ words!(WalMode, "wal_mode", "map" => WalMode::Map, "write" => WalMode::Write);
 words!(RecoveryMode, "wal_recovery", "point_in_time" => RecoveryMode::PointInTime,
     "absolute" => RecoveryMode::Absolute, "tolerate_tail" => RecoveryMode::TolerateTail,
     "salvage" => RecoveryMode::Salvage);
+words!(FilterKind, "filter", "blocked" => FilterKind::Blocked, "bloom" => FilterKind::Bloom);
 words!(Compression, "compression", "none" => Compression::None, "snap" => Compression::Snap,
     "zstd" => Compression::Zstd);
 
@@ -360,6 +374,7 @@ impl KeyspaceOptions {
         "table_bytes",
         "compression",
         "filter_bits",
+        "filter",
         "compaction",
         "l0_runs",
         "base_bytes",
@@ -389,6 +404,7 @@ impl KeyspaceOptions {
                 self.filter_bits =
                     value.split(',').map(|bits| number(name, bits)).collect::<Result<_>>()?;
             }
+            "filter" => self.filter = value.parse()?,
             "compaction" => self.compaction = Compaction::from_name(value),
             "l0_runs" => self.leveled(name)?.l0_runs = number(name, value)?,
             "base_bytes" => self.leveled(name)?.base_bytes = number(name, value)?,
@@ -419,6 +435,7 @@ impl KeyspaceOptions {
             ("table_bytes", self.table_bytes.to_string()),
             ("compression", list(self.compression.iter().map(|c| c.as_str().to_owned()).collect())),
             ("filter_bits", list(self.filter_bits.iter().map(f32::to_string).collect())),
+            ("filter", self.filter.as_str().to_owned()),
             ("compaction", self.compaction.name().to_owned()),
         ];
         if let Compaction::Leveled(leveled) = &self.compaction {
@@ -502,6 +519,7 @@ mod tests {
         options.validate().unwrap();
         options.compression = vec![Compression::None, Compression::Zstd];
         options.filter_bits = vec![14.0, 9.5];
+        options.filter = FilterKind::Bloom;
         options.compaction = Leveled { l0_runs: 3, base_bytes: 1 << 20, fanout: 4 }.into();
         let mut read = KeyspaceOptions::default();
         for (name, value) in options.to_pairs() {

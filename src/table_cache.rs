@@ -202,6 +202,7 @@ mod tests {
             number: FileNumber(number),
             block_bytes: 4096,
             compression: Compression::None,
+            filter: crate::options::FilterKind::Blocked,
             filter_bits: 10.0,
         };
         let mut writer = TableWriter::create(&StdFs, dir, options).unwrap();

@@ -1,3 +1,5 @@
+//! The memtable against an ordered map, alone and with many writers; and what it says of its memory.
+
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
