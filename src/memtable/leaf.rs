@@ -334,9 +334,11 @@ impl Leaf {
 
 /// Marks a point between two steps of the protocol, where tests let others act.
 #[inline]
-fn between_steps(_of: Step) {
+fn between_steps(of: Step) {
     #[cfg(test)]
-    interleave::act(_of);
+    interleave::act(of);
+    #[cfg(not(test))]
+    let _ = of;
 }
 
 /// Whose step it is.

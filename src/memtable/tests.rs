@@ -1,3 +1,6 @@
+//! Tests of the memtable as a whole: against a model, with leaves so small that they split all the
+//! time, with threads, and with every interleaving of a split and a reader on one thread.
+
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -280,7 +283,7 @@ proptest! {
         let (table, before) = (Arc::clone(&memtable), Rc::clone(&model));
         interleave::set(Some(Box::new(move |step| if step == Step::Write {
             let before = before.borrow();
-            for ((key, Reverse(trailer)), _) in &*before {
+            for (key, Reverse(trailer)) in before.keys() {
                 assert_eq!(get(&table, key, Trailer(*trailer)).unwrap().0.0, *trailer);
             }
             // The entry that splits the leaf is newer, and may be there.
@@ -471,7 +474,7 @@ fn leaves_are_well_filled_whatever_the_order_of_keys() {
 fn versions_of_one_key_fill_many_leaves() {
     for leaf_fill in [FILL_MIN, 4, LEAF_LEN] {
         fill_of(300, leaf_fill, |_| b"the only key".to_vec());
-        fill_of(300, leaf_fill, |i| vec![b'k'; 9 + (i % 7 == 3) as usize]);
+        fill_of(300, leaf_fill, |i| vec![b'k'; 9 + usize::from(i % 7 == 3)]);
     }
 }
 
