@@ -12,7 +12,7 @@
 //! branch between them, so that the processor asks the next table while it waits for this one.
 //! The price is a few more false positives at equal size (1.0 instead of 0.8 % at 10 bits), since
 //! some blocks hold more keys than others. After Putze, Sanders and Singler, "Cache-, Hash- and
-//! Space-Efficient Bloom Filters" (2007); RocksDB's default filter is of this kind.
+//! Space-Efficient Bloom Filters" (2007); the default filter of `RocksDB` is of this kind.
 //!
 //! # Why not probe with the crate
 //! It would own a copy of the bits, compute two keyed hashes in each filter, and divide twice per
@@ -227,7 +227,7 @@ impl FilterLayout {
         let block_count = (len / BLOCK_BYTES) as u64;
         let is_sound = len > 0
             && len.is_multiple_of(BLOCK_BYTES)
-            && block_count <= u64::from(u32::MAX)
+            && u32::try_from(block_count).is_ok()
             && (1..=BLOCKED_HASH_COUNT_MAX).contains(&hash_count);
         if !is_sound {
             return Err(damaged("filter header disagrees with its length"));

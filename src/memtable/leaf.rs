@@ -27,23 +27,24 @@
 //! Writers take turns ([`list`](super::list)). Readers take no lock and wait for nobody.
 //! `state` holds a bit for each slot in use and a version, which each split raises.
 //!
-//! *Insert.* A writer fills a free slot and then sets its bit with Release. A reader loads the state
-//! with Acquire and looks only at slots whose bits are set, so it sees them filled.
+//! *Insert.* A writer fills a free slot and then sets its bit with Release. A reader loads the
+//! state with Acquire and looks only at slots whose bits are set, so it sees them filled.
 //!
-//! *Split.* A writer (1) builds the new leaf, (2) links it at `right` and says so in `right_prefix`,
-//! (3) with one store raises the version and clears the bits of the slots whose entries moved, all
-//! with Release. Only then may such a slot be filled again, its words with Release too. A reader
-//! (a) loads the state, (b) loads `right_prefix` and then `right`, (c) reads slots, (d) after an
-//! Acquire fence loads the state again. Same version in (a) and (d): then no word read in (c) comes
-//! from a slot filled again, since the filler's Release store would have brought the raised version
-//! along, and (d) had seen it. So (c) saw every entry that the leaf owned at (a). Another version:
-//! the reader starts over. That happens once a split, never because a writer stands still.
+//! *Split.* A writer (1) builds the new leaf, (2) links it at `right` and says so in
+//! `right_prefix`, (3) with one store raises the version and clears the bits of the slots whose
+//! entries moved, all with Release. Only then may such a slot be filled again, its words with
+//! Release too. A reader (a) loads the state, (b) loads `right_prefix` and then `right`, (c) reads
+//! slots, (d) after an Acquire fence loads the state again. Same version in (a) and (d): then no
+//! word read in (c) comes from a slot filled again, since the filler's Release store would have
+//! brought the raised version along, and (d) had seen it. So (c) saw every entry that the leaf
+//! owned at (a). Another version: the reader starts over. That happens once a split, never because
+//! a writer stands still.
 //!
-//! *Going right.* If (a) saw bits cleared by 3, then (b) sees the new leaf. If (b) sees the new leaf
-//! before 3, then the entries are in both leaves and either answer is right. A `right_prefix` is
-//! never newer than the `right` that is loaded after it; an older one is greater and the entries
-//! that it keeps here still are here, or (d) fails. A low key never changes, so to go right when the
-//! sought key is not below the neighbour's low key is right at any time.
+//! *Going right.* If (a) saw bits cleared by 3, then (b) sees the new leaf. If (b) sees the new
+//! leaf before 3, then the entries are in both leaves and either answer is right. A `right_prefix`
+//! is never newer than the `right` that is loaded after it; an older one is greater and the entries
+//! that it keeps here still are here, or (d) fails. A low key never changes, so to go right when
+//! the sought key is not below the neighbour's low key is right at any time.
 
 #![expect(unsafe_code, reason = "leaves and records are followed by pointer; see the proofs")]
 
@@ -102,8 +103,8 @@ impl Leaf {
     /// Makes an empty leaf at `start`, to be the first of its list.
     ///
     /// # Safety
-    /// `start` is aligned for a leaf and good for writing [`LEAF_BYTES`], which nobody else uses, as
-    /// long as the leaf and its neighbours live; these die together.
+    /// `start` is aligned for a leaf and good for writing [`LEAF_BYTES`], which nobody else uses,
+    /// as long as the leaf and its neighbours live; these die together.
     pub(super) unsafe fn create_first<'list>(start: NonNull<u8>) -> &'list Leaf {
         // SAFETY: passed on to the caller. No neighbour yet.
         unsafe { Leaf::create(start, None, ptr::null_mut(), u64::MAX) }
@@ -334,9 +335,11 @@ impl Leaf {
 
 /// Marks a point between two steps of the protocol, where tests let others act.
 #[inline]
-fn between_steps(_of: Step) {
+fn between_steps(of: Step) {
     #[cfg(test)]
-    interleave::act(_of);
+    interleave::act(of);
+    #[cfg(not(test))]
+    let _ = of;
 }
 
 /// Whose step it is.
@@ -380,8 +383,8 @@ impl Run<'_> {
     }
 }
 
-/// Lets a test act between the steps of a reader or a writer, on the same thread: interleavings that
-/// threads would meet once in a million runs, each time.
+/// Lets a test act between the steps of a reader or a writer, on the same thread: interleavings
+/// that threads would meet once in a million runs, each time.
 #[cfg(test)]
 pub(super) mod interleave {
     use std::cell::RefCell;
