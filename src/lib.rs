@@ -81,7 +81,7 @@ pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{
     Compaction, Compression, DbOptions, Durability, KeyspaceOptions, Leveled, ReadMode,
-    RecoveryMode, Stall, Verify, WalMode, WriteOptions,
+    RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
 
