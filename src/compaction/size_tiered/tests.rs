@@ -169,6 +169,7 @@ fn less_than_half_of_what_leveled_rewrites() {
 /// `docs/compaction.md`.
 #[test]
 #[ignore = "prints a table"]
+#[expect(clippy::print_stdout, reason = "it is run by hand, for what it prints")]
 fn numbers() {
     let default = SizeTiered::default();
     let variants = [
