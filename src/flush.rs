@@ -66,6 +66,7 @@ fn write(
         number: ctx.number,
         block_bytes: ctx.options.block_bytes,
         compression: ctx.options.compression_at(0),
+        filter: ctx.options.filter,
         filter_bits: ctx.options.filter_bits_at(0),
     };
     let mut writer = TableWriter::create(ctx.fs, ctx.dir, options)?;

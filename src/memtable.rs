@@ -1,9 +1,9 @@
 //! The memtable: the newest entries of a keyspace, in memory and in order.
 //!
-//! A memtable only grows. Entries are packed into an arena ([`arena`], [`record`]). A [`list`] keeps
-//! a 16-byte handle of each in order: a 64-bit prefix of the key ([`prefix`]) that settles most
-//! comparisons without a cache miss, and a pointer to the record. Handles lie in leaves of a few
-//! dozen ([`leaf`]), with a skiplist above. A bloom filter ([`filter`]) answers most lookups of
+//! A memtable only grows. Entries are packed into an arena ([`arena`], [`record`]). A [`list`]
+//! keeps a 16-byte handle of each in order: a 64-bit prefix of the key ([`prefix`]) that settles
+//! most comparisons without a cache miss, and a pointer to the record. Handles lie in leaves of a
+//! few dozen ([`leaf`]), with a skiplist above. A bloom filter ([`filter`]) answers most lookups of
 //! absent keys.
 //!
 //! # Invariants
@@ -19,9 +19,9 @@
 //! # Publication
 //! Why a reader misses no entry it must see. A writer (1) writes the record, (2) sets the filter
 //! bits, (3) puts the handle into a leaf; then the database (4) raises the visible sequence number
-//! with Release. A reader loads that number with Acquire and looks for entries up to it, so all of 1
-//! to 3 happens before its lookup. Relaxed loads of the filter words then see the bits (a load does
-//! not see a value older than one that happens before it, and bits are never cleared), and the
+//! with Release. A reader loads that number with Acquire and looks for entries up to it, so all of
+//! 1 to 3 happens before its lookup. Relaxed loads of the filter words then see the bits (a load
+//! does not see a value older than one that happens before it, and bits are never cleared), and the
 //! search meets the leaf and the handle ([`leaf`] says why splits hide nothing). A reader that is
 //! not ordered after 4 may miss the entry, or find it: a handle is stored with Release and loaded
 //! with Acquire, so whoever meets it sees its record whole.

@@ -96,6 +96,16 @@ pub enum Compression {
     Zstd,
 }
 
+/// The kind of bloom filter that new tables get. Tables with filters of the other kind stay readable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FilterKind {
+    /// All bits of a key in one cache line: the fastest to ask and to build.
+    #[default]
+    Blocked,
+    /// Bits all over the filter: a fifth fewer false positives at equal size.
+    Bloom,
+}
+
 /// How one write behaves. `WriteOptions::default()` takes the database's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
@@ -192,6 +202,8 @@ pub struct KeyspaceOptions {
     /// Bloom filter bits per key by level; the last entry holds for all deeper levels; 0: no filter. Default
     /// 10 on every level, range 0..=32.
     pub filter_bits: Vec<f32>,
+    /// The kind of filter. Default `blocked`.
+    pub filter: FilterKind,
     /// The compaction strategy. Default leveled.
     pub compaction: Compaction,
     /// Compaction debt in bytes at which writers begin to be slowed; at four times that they stop. Default 4 GiB,
@@ -208,6 +220,7 @@ impl Default for KeyspaceOptions {
             table_bytes: 64 << 20,
             compression: vec![Compression::None],
             filter_bits: vec![10.0],
+            filter: FilterKind::Blocked,
             compaction: Compaction::default(),
             debt_bytes_soft: 4 << 30,
         }
@@ -252,6 +265,7 @@ words!(WalMode, "wal_mode", "map" => WalMode::Map, "write" => WalMode::Write);
 words!(RecoveryMode, "wal_recovery", "point_in_time" => RecoveryMode::PointInTime,
     "absolute" => RecoveryMode::Absolute, "tolerate_tail" => RecoveryMode::TolerateTail,
     "salvage" => RecoveryMode::Salvage);
+words!(FilterKind, "filter", "blocked" => FilterKind::Blocked, "bloom" => FilterKind::Bloom);
 words!(Compression, "compression", "none" => Compression::None, "snap" => Compression::Snap,
     "zstd" => Compression::Zstd);
 
@@ -321,6 +335,7 @@ impl KeyspaceOptions {
         "table_bytes",
         "compression",
         "filter_bits",
+        "filter",
         "compaction",
         "l0_runs",
         "base_bytes",
@@ -354,6 +369,7 @@ impl KeyspaceOptions {
                 self.filter_bits =
                     value.split(',').map(|bits| number(name, bits)).collect::<Result<_>>()?;
             }
+            "filter" => self.filter = value.parse()?,
             "compaction" => self.compaction = Compaction::from_name(value),
             "debt_bytes_soft" => self.debt_bytes_soft = number(name, value)?,
             _ => return self.compaction.set(name, value),
@@ -371,6 +387,7 @@ impl KeyspaceOptions {
             ("table_bytes", self.table_bytes.to_string()),
             ("compression", list(self.compression.iter().map(|c| c.as_str().to_owned()).collect())),
             ("filter_bits", list(self.filter_bits.iter().map(f32::to_string).collect())),
+            ("filter", self.filter.as_str().to_owned()),
             ("compaction", self.compaction.name().to_owned()),
         ];
         pairs.extend(self.compaction.to_pairs());
@@ -427,6 +444,7 @@ mod tests {
         options.validate().unwrap();
         options.compression = vec![Compression::None, Compression::Zstd];
         options.filter_bits = vec![14.0, 9.5];
+        options.filter = FilterKind::Bloom;
         let mut read = KeyspaceOptions::default();
         for (name, value) in options.to_pairs() {
             assert!(KeyspaceOptions::NAMES.contains(&name));

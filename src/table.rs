@@ -70,16 +70,41 @@ impl TableMeta {
 /// it.
 pub struct Table {
     meta: TableMeta,
-    /// The open reader; filled and emptied by the table cache.
+    /// The open reader of a table that stays open as long as it lives; set by the table cache.
+    pinned: OnceLock<Pinned>,
+    /// The open reader of any other table; filled and emptied by the table cache.
     slot: ArcSwapOption<TableReader>,
     /// Called with the file number when an obsolete table is let go by its last holder.
     on_last_drop: OnceLock<Arc<dyn Fn(FileNumber) + Send + Sync>>,
 }
 
+/// A reader that stays open, and the place it takes among those; the cache counts the places.
+struct Pinned {
+    reader: Arc<TableReader>,
+    _place: Arc<()>,
+}
+
 impl Table {
     /// A table that nobody has opened yet.
     pub fn new(meta: TableMeta) -> Self {
-        Table { meta, slot: ArcSwapOption::empty(), on_last_drop: OnceLock::new() }
+        Table {
+            meta,
+            pinned: OnceLock::new(),
+            slot: ArcSwapOption::empty(),
+            on_last_drop: OnceLock::new(),
+        }
+    }
+
+    /// The reader, if the table stays open as long as it lives.
+    #[inline]
+    pub(crate) fn pinned(&self) -> Option<&Arc<TableReader>> {
+        self.pinned.get().map(|pinned| &pinned.reader)
+    }
+
+    /// Makes the table stay open as long as it lives, taking `place` for that time. Only the first
+    /// call counts.
+    pub(crate) fn pin(&self, reader: Arc<TableReader>, place: Arc<()>) {
+        let _ = self.pinned.set(Pinned { reader, _place: place });
     }
 
     /// What the manifest says of it.
@@ -111,7 +136,7 @@ impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table")
             .field("meta", &self.meta)
-            .field("open", &self.slot.load().is_some())
+            .field("open", &(self.pinned().is_some() || self.slot.load().is_some()))
             .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,14 @@
 //! The table cache: opens tables when they are first needed and closes idle ones when too many are
 //! open.
 //!
-//! The open reader stands in the table itself ([`Table::slot`]), so a hit is one atomic load
-//! without a lock. The cache keeps only a queue of the tables it has opened, oldest first; when
-//! there are more than allowed, those at the front that nobody used since they were last looked at
-//! are closed (a clock). Closing takes the reader out of the slot; whoever still holds it keeps the
-//! file open until they let go.
+//! The open reader stands in the table itself, so a hit takes no lock. The first tables, up to half of
+//! those that may be open, are *pinned*: they stay open as long as they live, and a hit is one plain
+//! load, without the barrier that taking a reader out of a shared slot needs; with several runs to ask,
+//! that barrier would keep the processor from fetching the next filter while it waits for this one.
+//! The others stand in [`Table::slot`]. The cache keeps a queue of those, oldest first; when there are
+//! more than allowed, those at the front that nobody used since they were last looked at are closed (a
+//! clock). Closing takes the reader out of the slot; whoever still holds it keeps the file open until
+//! they let go.
 //!
 //! # Locks
 //! * `opening`: one lock of a few, by file number, held while a table is opened, so that it is
@@ -32,30 +35,44 @@ use crate::table::Table;
 use crate::table::reader::{ReadContext, TableReader};
 
 const OPENING_LOCKS: usize = 16;
+/// A cache for fewer tables pins none.
+const PINNING_CACHE_MIN: usize = 16;
 
 /// Opens and closes tables.
 pub(crate) struct TableCache {
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     ctx: ReadContext,
-    open_tables_max: usize,
+    /// Tables in the queue.
+    queued_max: usize,
+    /// Tables that stay open.
+    pinned_max: usize,
+    /// Each pinned table holds one clone.
+    places: Arc<()>,
     opening: [Mutex<()>; OPENING_LOCKS],
     queue: Mutex<VecDeque<(FileNumber, Weak<Table>)>>,
+    pinned: Mutex<Vec<Weak<Table>>>,
     open_count: AtomicU64,
 }
 
 /// An open table, held for a short while.
-pub(crate) struct OpenTable(Guard<Option<Arc<TableReader>>>);
+pub(crate) enum OpenTable<'a> {
+    Pinned(&'a Arc<TableReader>),
+    Held(Guard<Option<Arc<TableReader>>>),
+}
 
-impl OpenTable {
+impl OpenTable<'_> {
     /// The reader, to be held longer or to make cursors.
     #[inline]
     pub(crate) fn reader(&self) -> &Arc<TableReader> {
-        self.0.as_ref().expect("made only from a filled slot")
+        match self {
+            OpenTable::Pinned(reader) => reader,
+            OpenTable::Held(guard) => guard.as_ref().expect("made only from a filled slot"),
+        }
     }
 }
 
-impl Deref for OpenTable {
+impl Deref for OpenTable<'_> {
     type Target = TableReader;
 
     #[inline]
@@ -72,42 +89,67 @@ impl TableCache {
         ctx: ReadContext,
         open_tables_max: usize,
     ) -> Self {
+        let pinned_max = if open_tables_max < PINNING_CACHE_MIN { 0 } else { open_tables_max / 2 };
         TableCache {
             fs,
             dir: dir.to_path_buf(),
             ctx,
-            open_tables_max: open_tables_max.max(1),
+            queued_max: (open_tables_max - pinned_max).max(1),
+            pinned_max,
+            places: Arc::new(()),
             opening: std::array::from_fn(|_| Mutex::new(())),
             queue: Mutex::default(),
+            pinned: Mutex::default(),
             open_count: AtomicU64::new(0),
         }
     }
 
     /// The open table.
     #[inline]
-    pub(crate) fn open(&self, table: &Arc<Table>) -> Result<OpenTable> {
+    pub(crate) fn open<'a>(&self, table: &'a Arc<Table>) -> Result<OpenTable<'a>> {
+        if let Some(reader) = table.pinned() {
+            return Ok(OpenTable::Pinned(reader));
+        }
         let guard = table.slot().load();
         match guard.as_ref() {
             Some(reader) => {
                 reader.touch();
-                Ok(OpenTable(guard))
+                Ok(OpenTable::Held(guard))
             }
             None => self.open_slowly(table),
         }
     }
 
     #[cold]
-    fn open_slowly(&self, table: &Arc<Table>) -> Result<OpenTable> {
+    fn open_slowly<'a>(&self, table: &'a Arc<Table>) -> Result<OpenTable<'a>> {
         let number = table.meta().number;
         let _opening = self.opening[(number.0 % OPENING_LOCKS as u64) as usize].lock();
+        if let Some(reader) = table.pinned() {
+            return Ok(OpenTable::Pinned(reader));
+        }
         if let Some(reader) = table.slot().load_full() {
-            return Ok(OpenTable(Guard::from_inner(Some(reader))));
+            return Ok(OpenTable::Held(Guard::from_inner(Some(reader))));
         }
         let reader = Arc::new(TableReader::open(&*self.fs, &self.dir, table.meta(), &self.ctx)?);
         self.open_count.fetch_add(1, Ordering::Relaxed);
-        table.slot().store(Some(Arc::clone(&reader)));
-        self.enqueue(table);
-        Ok(OpenTable(Guard::from_inner(Some(reader))))
+        // One of the counted references is the cache's own.
+        if Arc::strong_count(&self.places) <= self.pinned_max {
+            table.pin(Arc::clone(&reader), Arc::clone(&self.places));
+            self.note_pinned(table);
+        } else {
+            table.slot().store(Some(Arc::clone(&reader)));
+            self.enqueue(table);
+        }
+        Ok(OpenTable::Held(Guard::from_inner(Some(reader))))
+    }
+
+    /// Remembers a pinned table for [`TableCache::for_each_open`], and forgets those that are gone.
+    fn note_pinned(&self, table: &Arc<Table>) {
+        let mut pinned = self.pinned.lock();
+        if pinned.len() == pinned.capacity() {
+            pinned.retain(|table| table.strong_count() > 0);
+        }
+        pinned.push(Arc::downgrade(table));
     }
 
     /// Notes an opened table and closes those that must go for it.
@@ -120,7 +162,7 @@ impl TableCache {
         queue.push_back((table.meta().number, Arc::downgrade(table)));
         // Each table in the queue gets at most one second chance, so the loop ends.
         let mut chances = queue.len();
-        while queue.len() > self.open_tables_max {
+        while queue.len() > self.queued_max {
             let Some((number, front)) = queue.pop_front() else { break };
             let Some(candidate) = front.upgrade() else { continue };
             let is_used =
@@ -152,10 +194,13 @@ impl TableCache {
 
     /// Visits the tables that are open now.
     pub(crate) fn for_each_open(&self, mut visit: impl FnMut(&Arc<TableReader>)) {
-        let tables: Vec<Arc<Table>> =
+        let mut tables: Vec<Arc<Table>> =
             self.queue.lock().iter().filter_map(|(_, table)| table.upgrade()).collect();
+        tables.extend(self.pinned.lock().iter().filter_map(Weak::upgrade));
         for table in tables {
-            if let Some(reader) = table.slot().load_full() {
+            if let Some(reader) = table.pinned() {
+                visit(reader);
+            } else if let Some(reader) = table.slot().load_full() {
                 visit(&reader);
             }
         }
@@ -202,6 +247,7 @@ mod tests {
             number: FileNumber(number),
             block_bytes: 4096,
             compression: Compression::None,
+            filter: crate::options::FilterKind::Blocked,
             filter_bits: 10.0,
         };
         let mut writer = TableWriter::create(&StdFs, dir, options).unwrap();
@@ -227,6 +273,25 @@ mod tests {
         cache.for_each_open(|reader| numbers.push(reader.meta().number.0));
         numbers.sort_unstable();
         numbers
+    }
+
+    #[test]
+    fn the_first_tables_are_pinned_and_free_their_places_when_they_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), PINNING_CACHE_MIN);
+        let mut tables: Vec<_> = (1..=12).map(|number| table(dir.path(), number)).collect();
+        for table in &tables {
+            assert!(get(&cache, table).is_some());
+        }
+        let pinned = |tables: &[Arc<Table>]| tables.iter().filter(|t| t.pinned().is_some()).count();
+        assert_eq!(pinned(&tables), PINNING_CACHE_MIN / 2);
+        tables.drain(..3);
+        let late = table(dir.path(), 20);
+        assert!(get(&cache, &late).is_some());
+        assert!(late.pinned().is_some(), "a place was free again");
+        let mut visited = 0;
+        cache.for_each_open(|_| visited += 1);
+        assert_eq!(visited, 10);
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl<'a> Outputs<'a> {
             number,
             block_bytes: ctx.options.block_bytes,
             compression: ctx.options.compression_at(ctx.level),
+            filter: ctx.options.filter,
             filter_bits: ctx.options.filter_bits_at(ctx.level),
         };
         let mut writer = TableWriter::create(ctx.fs, ctx.dir, options)?;

@@ -1,9 +1,9 @@
 //! The memtable's cursor: a place in the list of leaves that keeps the memtable alive.
 //!
-//! The cursor copies the records of a leaf, in order, and walks the copy: a step is the next element
-//! of an array, in both directions. At the end of the copy it goes on by key, see "Walks" in
-//! [`list`](super::list). So it meets, in order and once, every entry inserted before its last seek;
-//! of those inserted later it meets some, and readers tell them by their sequence numbers.
+//! The cursor copies the records of a leaf, in order, and walks the copy: a step is the next
+//! element of an array, in both directions. At the end of the copy it goes on by key, see "Walks"
+//! in [`list`](super::list). So it meets, in order and once, every entry inserted before its last
+//! seek; of those inserted later it meets some, and readers tell them by their sequence numbers.
 //!
 //! Since the records to come are known, they are fetched into the cache ahead of the walk.
 

@@ -27,23 +27,24 @@
 //! Writers take turns ([`list`](super::list)). Readers take no lock and wait for nobody.
 //! `state` holds a bit for each slot in use and a version, which each split raises.
 //!
-//! *Insert.* A writer fills a free slot and then sets its bit with Release. A reader loads the state
-//! with Acquire and looks only at slots whose bits are set, so it sees them filled.
+//! *Insert.* A writer fills a free slot and then sets its bit with Release. A reader loads the
+//! state with Acquire and looks only at slots whose bits are set, so it sees them filled.
 //!
-//! *Split.* A writer (1) builds the new leaf, (2) links it at `right` and says so in `right_prefix`,
-//! (3) with one store raises the version and clears the bits of the slots whose entries moved, all
-//! with Release. Only then may such a slot be filled again, its words with Release too. A reader
-//! (a) loads the state, (b) loads `right_prefix` and then `right`, (c) reads slots, (d) after an
-//! Acquire fence loads the state again. Same version in (a) and (d): then no word read in (c) comes
-//! from a slot filled again, since the filler's Release store would have brought the raised version
-//! along, and (d) had seen it. So (c) saw every entry that the leaf owned at (a). Another version:
-//! the reader starts over. That happens once a split, never because a writer stands still.
+//! *Split.* A writer (1) builds the new leaf, (2) links it at `right` and says so in
+//! `right_prefix`, (3) with one store raises the version and clears the bits of the slots whose
+//! entries moved, all with Release. Only then may such a slot be filled again, its words with
+//! Release too. A reader (a) loads the state, (b) loads `right_prefix` and then `right`, (c) reads
+//! slots, (d) after an Acquire fence loads the state again. Same version in (a) and (d): then no
+//! word read in (c) comes from a slot filled again, since the filler's Release store would have
+//! brought the raised version along, and (d) had seen it. So (c) saw every entry that the leaf
+//! owned at (a). Another version: the reader starts over. That happens once a split, never because
+//! a writer stands still.
 //!
-//! *Going right.* If (a) saw bits cleared by 3, then (b) sees the new leaf. If (b) sees the new leaf
-//! before 3, then the entries are in both leaves and either answer is right. A `right_prefix` is
-//! never newer than the `right` that is loaded after it; an older one is greater and the entries
-//! that it keeps here still are here, or (d) fails. A low key never changes, so to go right when the
-//! sought key is not below the neighbour's low key is right at any time.
+//! *Going right.* If (a) saw bits cleared by 3, then (b) sees the new leaf. If (b) sees the new
+//! leaf before 3, then the entries are in both leaves and either answer is right. A `right_prefix`
+//! is never newer than the `right` that is loaded after it; an older one is greater and the entries
+//! that it keeps here still are here, or (d) fails. A low key never changes, so to go right when
+//! the sought key is not below the neighbour's low key is right at any time.
 
 #![expect(unsafe_code, reason = "leaves and records are followed by pointer; see the proofs")]
 
@@ -63,10 +64,13 @@ pub(super) const LEAF_BYTES: usize = size_of::<Leaf>();
 const USED: u64 = u32::MAX as u64;
 const NEXT_VERSION: u64 = USED + 1;
 
+/// The bits of a slot's number.
+const SLOT: u64 = LEAF_LEN as u64 - 1;
 const TAGS_PER_WORD: usize = size_of::<u64>();
 /// A one in each byte.
 const EACH_TAG: u64 = 0x0101_0101_0101_0101;
 
+const _: () = assert!(LEAF_LEN.is_power_of_two());
 const _: () = assert!(LEAF_LEN <= u32::BITS as usize && LEAF_LEN.is_multiple_of(TAGS_PER_WORD));
 
 /// See the module text.
@@ -99,8 +103,8 @@ impl Leaf {
     /// Makes an empty leaf at `start`, to be the first of its list.
     ///
     /// # Safety
-    /// `start` is aligned for a leaf and good for writing [`LEAF_BYTES`], which nobody else uses, as
-    /// long as the leaf and its neighbours live; these die together.
+    /// `start` is aligned for a leaf and good for writing [`LEAF_BYTES`], which nobody else uses,
+    /// as long as the leaf and its neighbours live; these die together.
     pub(super) unsafe fn create_first<'list>(start: NonNull<u8>) -> &'list Leaf {
         // SAFETY: passed on to the caller. No neighbour yet.
         unsafe { Leaf::create(start, None, ptr::null_mut(), u64::MAX) }
@@ -159,6 +163,7 @@ impl Leaf {
     #[inline]
     pub(super) fn newest(&self, sought: &MemKey, tag: u8) -> Result<Option<Record>, &Leaf> {
         let state = self.state.load(Ordering::Acquire);
+        between_steps(Step::Read);
         let mut next = None;
         if sought.prefix() >= self.right_prefix.load(Ordering::Acquire)
             && let Some(right) = self.right()
@@ -169,6 +174,7 @@ impl Leaf {
             }
             next = Some(low);
         }
+        between_steps(Step::Read);
         let mut newest: Option<MemKey> = None;
         let mut tagged = self.slots_with_tag(tag) & used(state);
         while tagged != 0 {
@@ -221,6 +227,7 @@ impl Leaf {
     /// Whether no split has come between the load of `state` and the loads before this call.
     #[inline]
     fn has_version_of(&self, state: u64) -> bool {
+        between_steps(Step::Read);
         fence(Ordering::Acquire);
         self.state.load(Ordering::Relaxed) & !USED == state & !USED
     }
@@ -228,24 +235,36 @@ impl Leaf {
     /// The entries in order.
     pub(super) fn run(&self) -> Run<'_> {
         loop {
-            let mut order = [0u128; LEAF_LEN];
-            let mut keys = [None; LEAF_LEN];
             let state = self.state.load(Ordering::Acquire);
+            between_steps(Step::Read);
             let right = self.right();
-            let mut bits = used(state);
+            between_steps(Step::Read);
+            // The prefix of each entry, with its slot instead of the low bits: one word is quicker
+            // to sort than two.
+            let mut order = [0u64; LEAF_LEN];
             let mut len = 0;
-            while bits != 0 {
-                let key = self.key_at(bits.trailing_zeros() as usize);
-                order[len] = u128::from(key.prefix()) << u64::BITS | len as u128;
-                keys[len] = Some(key);
+            let mut slots = used(state);
+            while slots != 0 {
+                let slot = slots.trailing_zeros() as usize;
+                order[len] = self.prefixes[slot].load(Ordering::Relaxed) & !SLOT | slot as u64;
                 len += 1;
-                bits &= bits - 1;
+                slots &= slots - 1;
             }
-            if self.has_version_of(state) {
-                let mut run = Run { keys, len, right };
-                run.sort(&mut order);
-                return run;
+            let order = &mut order[..len];
+            order.sort_unstable();
+            between_steps(Step::Read);
+            let mut keys = [None; LEAF_LEN];
+            for (key, prefix_slot) in keys.iter_mut().zip(&*order) {
+                *key = Some(self.key_at((prefix_slot & SLOT) as usize));
             }
+            if !self.has_version_of(state) {
+                continue;
+            }
+            let mut run = Run { keys, len, right };
+            if !order.is_sorted_by(|a, b| a | SLOT < *b) {
+                run.sort_ties();
+            }
+            return run;
         }
     }
 
@@ -302,13 +321,32 @@ impl Leaf {
             new.add(key, tag);
         }
         right.store(ptr::from_ref(new).cast_mut(), Ordering::Release);
+        between_steps(Step::Write);
         right_prefix.store(low.prefix(), Ordering::Release);
+        between_steps(Step::Write);
         self.state.store(kept_state, Ordering::Release);
+        between_steps(Step::Write);
         if !goes_right {
             self.add(key, tag);
         }
         new
     }
+}
+
+/// Marks a point between two steps of the protocol, where tests let others act.
+#[inline]
+fn between_steps(of: Step) {
+    #[cfg(test)]
+    interleave::act(of);
+    #[cfg(not(test))]
+    let _ = of;
+}
+
+/// Whose step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Read,
+    Write,
 }
 
 #[inline]
@@ -317,31 +355,15 @@ fn used(state: u64) -> u32 {
 }
 
 impl Run<'_> {
-    /// Sorts. `order` holds prefix and place of each key in one integer, quicker to sort than keys.
-    fn sort(&mut self, order: &mut [u128; LEAF_LEN]) {
-        let order = &mut order[..self.len];
-        // Keys that came in order, as they often do, lie in order.
-        if !order.is_sorted() {
-            order.sort_unstable();
-            let unsorted = self.keys;
-            for (key, packed) in self.keys.iter_mut().zip(&*order) {
-                *key = unsorted[*packed as usize % LEAF_LEN];
-            }
-        }
-        if order.is_sorted_by(|a, b| a >> u64::BITS < b >> u64::BITS) {
-            return;
-        }
-        self.sort_ties();
-    }
-
-    /// Sorts stretches of one prefix by their records.
+    /// Sorts stretches whose prefixes differ in the low bits only, or not at all.
     #[cold]
     fn sort_ties(&mut self) {
-        // To wait for all records at once instead of one after the other.
-        self.keys[..self.len].iter().flatten().for_each(|key| key.record().prefetch());
-        let prefix_of = |key: &Option<MemKey>| key.as_ref().map(MemKey::prefix);
-        let stretches = self.keys[..self.len].chunk_by_mut(|a, b| prefix_of(a) == prefix_of(b));
-        stretches.for_each(<[_]>::sort_unstable);
+        let rank = |key: &Option<MemKey>| key.as_ref().map(|key| key.prefix() | SLOT);
+        for stretch in self.keys[..self.len].chunk_by_mut(|a, b| rank(a) == rank(b)) {
+            // To wait for all records at once instead of one after the other.
+            stretch.iter().flatten().for_each(|key| key.record().prefetch());
+            stretch.sort_unstable();
+        }
     }
 
     /// The entries.
@@ -358,5 +380,33 @@ impl Run<'_> {
             return 0;
         }
         self.keys().partition_point(|key| key.is_some_and(|key| is_before(&key)))
+    }
+}
+
+/// Lets a test act between the steps of a reader or a writer, on the same thread: interleavings
+/// that threads would meet once in a million runs, each time.
+#[cfg(test)]
+pub(super) mod interleave {
+    use std::cell::RefCell;
+
+    use super::Step;
+
+    type Action = Box<dyn FnMut(Step)>;
+
+    thread_local! {
+        static ACTION: RefCell<Option<Action>> = const { RefCell::new(None) };
+    }
+
+    /// Sets what happens between steps, or nothing.
+    pub(in super::super) fn set(action: Option<Action>) {
+        ACTION.set(action);
+    }
+
+    /// Acts; what happens between the steps of the action itself is nothing.
+    pub(super) fn act(of: Step) {
+        if let Some(mut action) = ACTION.take() {
+            action(of);
+            ACTION.set(Some(action));
+        }
     }
 }

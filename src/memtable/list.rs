@@ -128,8 +128,8 @@ impl LeafList {
         }
     }
 
-    /// Adds an entry that is not there yet, `tag` being that of its user key. While it is this writer's turn, tells `count` the bytes
-    /// that the list has grown by.
+    /// Adds an entry that is not there yet, `tag` being that of its user key. While it is this
+    /// writer's turn, tells `count` the bytes that the list has grown by.
     #[inline]
     pub(super) fn insert(&self, key: MemKey, tag: u8, count: impl FnOnce(u64)) {
         let near = self.finger_holding(&key).or_else(|| self.leaf_holding(&key));

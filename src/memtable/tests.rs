@@ -1,14 +1,17 @@
-//! The memtable against an ordered map, alone and with many writers; and what it says of its memory.
+//! Tests of the memtable as a whole: against a model, with leaves so small that they split all the
+//! time, with threads, and with every interleaving of a split and a reader on one thread.
 
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::leaf::LEAF_BYTES;
+use super::leaf::{LEAF_BYTES, Step, interleave};
 use super::*;
 use crate::cursor::Cursor;
 use crate::key::{KEY_LEN_MAX, SequenceNumber, ValueKind, key_hash};
@@ -46,6 +49,21 @@ fn walk(memtable: &Arc<MemTable>) -> Vec<Found> {
 
 fn found(cursor: &MemCursor) -> Option<Found> {
     cursor.valid().then(|| (cursor.key().to_vec(), cursor.trailer(), cursor.value().to_vec()))
+}
+
+fn rank(entry: &Found) -> (Vec<u8>, Reverse<u64>) {
+    (entry.0.clone(), Reverse(entry.1.0))
+}
+
+fn rank_of(cursor: &MemCursor) -> Option<(Vec<u8>, Reverse<u64>)> {
+    found(cursor).as_ref().map(rank)
+}
+
+/// What a lookup of `key` should find.
+fn newest_of(model: &Model, key: &[u8], bound: Trailer) -> Option<(Trailer, Vec<u8>)> {
+    let ((found, Reverse(trailer)), value) =
+        model.range((key.to_vec(), Reverse(bound.0))..).next()?;
+    (found == key).then(|| (Trailer(*trailer), value.clone()))
 }
 
 /// All entries from the last to the first.
@@ -137,12 +155,7 @@ proptest! {
         let gets = gets.iter().map(|(key, sequence)| (key, *sequence)).chain(newest_of_all);
         for (key, sequence) in gets {
             let bound = Trailer::visible_at(SequenceNumber(sequence));
-            let expected = model
-                .range((key.clone(), Reverse(bound.0))..)
-                .next()
-                .filter(|((found, _), _)| found == key)
-                .map(|((_, Reverse(trailer)), value)| (Trailer(*trailer), value.clone()));
-            prop_assert_eq!(get(&memtable, key, bound), expected);
+            prop_assert_eq!(get(&memtable, key, bound), newest_of(&model, key, bound));
         }
 
         let mut cursor = memtable.cursor();
@@ -162,69 +175,135 @@ proptest! {
         }
     }
 
-    /// Each step of a cursor leads to an entry that is there, on the right side, and passes over
-    /// none that was there at the last seek.
+    /// While others insert between any two steps of a reader: each move of a cursor leads to an
+    /// entry that is there, on the right side, and passes over none that was there at the last
+    /// seek; a lookup finds the newest version within its bound.
     #[test]
-    fn a_cursor_keeps_its_way_while_leaves_split(
+    fn readers_keep_their_way_while_leaves_split_under_them(
         steps in vec(prop_oneof![
-            3 => any_key().prop_map(Err),
+            2 => any_key().prop_map(Err),
             1 => any_move().prop_map(Ok),
-        ], 0..300),
+        ], 0..200),
+        others in vec(vec(any_key(), 0..4), 0..100),
         leaf_fill in prop_oneof![FILL_MIN..6, Just(LEAF_LEN)],
     ) {
+        // What a failed run may have left.
+        interleave::set(None);
         let memtable = MemTable::with_leaf_fill(CAPACITY_BYTES, None, leaf_fill);
-        let mut now = Model::new();
+        let now = Rc::new(RefCell::new(Model::new()));
         let mut at_seek = Model::new();
+        let insert_now = {
+            let (memtable, now) = (Arc::clone(&memtable), Rc::clone(&now));
+            move |key: Vec<u8>| {
+                let mut now = now.borrow_mut();
+                let trailer = put(now.len() as u64);
+                insert(&memtable, &key, trailer, b"v");
+                now.insert((key, Reverse(trailer.0)), b"v".to_vec());
+            }
+        };
+        let is_reading = Rc::new(Cell::new(false));
+        let mut others = others.into_iter();
+        let (insert_meanwhile, may_act) = (insert_now.clone(), Rc::clone(&is_reading));
+        interleave::set(Some(Box::new(move |step| {
+            if step == Step::Read && may_act.get() {
+                others.next().into_iter().flatten().for_each(&insert_meanwhile);
+            }
+        })));
         let mut cursor = memtable.cursor();
-        for (sequence, step) in steps.into_iter().enumerate() {
+        for step in steps {
             let a_move = match step {
                 Err(key) => {
-                    let trailer = put(sequence as u64);
-                    insert(&memtable, &key, trailer, b"v");
-                    now.insert((key, Reverse(trailer.0)), b"v".to_vec());
+                    is_reading.set(false);
+                    insert_now(key);
                     continue;
                 }
                 Ok(a_move) => a_move,
             };
+            is_reading.set(true);
             let here = found(&cursor);
+            let before = now.borrow().clone();
             let old = match &a_move {
                 Move::Next | Move::Prev if here.is_none() => continue,
                 Move::Next | Move::Prev => model_move(&at_seek, here.clone(), &a_move),
+                Move::Seek(key, trailer) => {
+                    let newest = newest_of(&before, key, *trailer);
+                    // Else what is inserted meanwhile may be found.
+                    if trailer.sequence().0 < before.len() as u64 {
+                        prop_assert_eq!(get(&memtable, key, *trailer), newest);
+                    }
+                    at_seek.clone_from(&before);
+                    model_move(&before, None, &a_move)
+                }
                 _ => {
-                    at_seek.clone_from(&now);
-                    model_move(&now, None, &a_move)
+                    at_seek.clone_from(&before);
+                    model_move(&before, None, &a_move)
                 }
             };
-            match &a_move {
-                Move::First => cursor.seek_to_first().unwrap(),
-                Move::Last => cursor.seek_to_last().unwrap(),
-                Move::Seek(key, trailer) => cursor.seek(key, *trailer).unwrap(),
-                Move::SeekForPrev(key, trailer) => cursor.seek_for_prev(key, *trailer).unwrap(),
-                Move::Next => cursor.next().unwrap(),
-                Move::Prev => cursor.prev().unwrap(),
-            }
-            let there = found(&cursor);
-            if !matches!(a_move, Move::Next | Move::Prev) {
-                prop_assert_eq!(&there, &old, "after {:?}", a_move);
-                continue;
-            }
-            let rank = |entry: &Found| (entry.0.clone(), Reverse(entry.1.0));
-            let (here, there) = (here.as_ref().map(rank), there.as_ref().map(rank));
-            let old = old.as_ref().map(rank);
+            let here = here.as_ref().map(rank);
             let (first, second) = match &a_move {
-                Move::Next => (&here, &there),
-                _ => (&there, &here),
+                Move::First => { cursor.seek_to_first().unwrap(); (None, rank_of(&cursor)) }
+                Move::Last => { cursor.seek_to_last().unwrap(); (rank_of(&cursor), None) }
+                Move::Seek(key, trailer) => {
+                    cursor.seek(key, *trailer).unwrap();
+                    (Some((key.clone(), Reverse(trailer.0))), rank_of(&cursor))
+                }
+                Move::SeekForPrev(key, trailer) => {
+                    cursor.seek_for_prev(key, *trailer).unwrap();
+                    (rank_of(&cursor), Some((key.clone(), Reverse(trailer.0))))
+                }
+                Move::Next => { cursor.next().unwrap(); (here.clone(), rank_of(&cursor)) }
+                Move::Prev => { cursor.prev().unwrap(); (rank_of(&cursor), here.clone()) }
             };
-            prop_assert!(there.is_none() || first < second);
-            prop_assert!(there.as_ref().is_none_or(|there| now.contains_key(there)));
-            if old.is_some() {
-                prop_assert!(there.is_some(), "an old entry is ahead");
-                let is_passed = if let Move::Next = a_move { there > old } else { there < old };
-                prop_assert!(!is_passed);
+            let there = rank_of(&cursor);
+            prop_assert!(first.is_none() || second.is_none() || first <= second);
+            let is_step = matches!(a_move, Move::Next | Move::Prev);
+            prop_assert!(!is_step || there.is_none() || there != here);
+            prop_assert!(there.as_ref().is_none_or(|there| now.borrow().contains_key(there)));
+            if let Some(old) = old.as_ref().map(rank) {
+                let there = there.expect("an old entry is ahead");
+                let is_forward = matches!(a_move, Move::First | Move::Seek(..) | Move::Next);
+                let is_passed = if is_forward { there > old } else { there < old };
+                prop_assert!(!is_passed, "{:?} passes {:?} on its way to {:?}", a_move, old, there);
             }
         }
+        interleave::set(None);
+        let now = now.borrow();
         prop_assert_eq!(walk(&memtable), now.iter().map(entry_of).collect::<Vec<_>>());
         prop_assert_eq!(walk_back(&memtable), now.iter().rev().map(entry_of).collect::<Vec<_>>());
+    }
+
+    /// Between any two steps of a split, readers find all that was inserted before.
+    #[test]
+    fn a_split_hides_nothing_at_any_moment(
+        keys in vec(any_key(), 0..60),
+        leaf_fill in FILL_MIN..6,
+    ) {
+        interleave::set(None);
+        let memtable = MemTable::with_leaf_fill(CAPACITY_BYTES, None, leaf_fill);
+        let model = Rc::new(RefCell::new(Model::new()));
+        let (table, before) = (Arc::clone(&memtable), Rc::clone(&model));
+        interleave::set(Some(Box::new(move |step| if step == Step::Write {
+            let before = before.borrow();
+            for (key, Reverse(trailer)) in before.keys() {
+                assert_eq!(get(&table, key, Trailer(*trailer)).unwrap().0.0, *trailer);
+            }
+            // The entry that splits the leaf is newer, and may be there.
+            let is_old = |entry: &Found| entry.1.sequence().0 < before.len() as u64;
+            let expected: Vec<_> = before.iter().map(entry_of).collect();
+            let mut walked = walk(&table);
+            walked.retain(is_old);
+            assert_eq!(walked, expected);
+            let mut walked = walk_back(&table);
+            walked.retain(is_old);
+            walked.reverse();
+            assert_eq!(walked, expected);
+        })));
+        for (sequence, key) in keys.into_iter().enumerate() {
+            let trailer = put(sequence as u64);
+            insert(&memtable, &key, trailer, b"v");
+            model.borrow_mut().insert((key, Reverse(trailer.0)), b"v".to_vec());
+        }
+        interleave::set(None);
     }
 
     #[test]

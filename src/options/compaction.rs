@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Low read and space amplification; write amplification about `fanout / 2` per level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Leveled {
-    /// Runs in level 0 at which they are merged down. Default 8, range 1..=64.
+    /// Runs in level 0 at which they are merged down. Default 4, range 1..=64.
     pub l0_runs: usize,
     /// The most bytes that the first level below 0 is meant to hold when there are deeper ones.
     /// Default 256 MiB, at least 64 KiB.
@@ -23,7 +23,7 @@ pub struct Leveled {
 
 impl Default for Leveled {
     fn default() -> Self {
-        Leveled { l0_runs: 8, base_bytes: 256 << 20, fanout: 10 }
+        Leveled { l0_runs: 4, base_bytes: 256 << 20, fanout: 10 }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Result};
 use crate::filter::KeyProbe;
 use crate::fs::{Access, StdFs};
 use crate::key::{Trailer, ValueKind, compare_entries, key_hash};
-use crate::options::{Compression, ReadMode, Verify};
+use crate::options::{Compression, FilterKind, ReadMode, Verify};
 use crate::table::cursor::TableCursor;
 use crate::table::format::{BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Region};
 use crate::table::reader::{ReadContext, ReadStats};
@@ -27,7 +27,13 @@ const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Snap, Co
 const MODES: [ReadMode; 2] = [ReadMode::Mmap, ReadMode::Pread];
 
 fn options(compression: Compression) -> TableWriterOptions {
-    TableWriterOptions { number: FileNumber(7), block_bytes: 512, compression, filter_bits: 10.0 }
+    TableWriterOptions {
+        number: FileNumber(7),
+        block_bytes: 512,
+        compression,
+        filter: FilterKind::Bloom,
+        filter_bits: 10.0,
+    }
 }
 
 fn write(dir: &Path, options: TableWriterOptions, entries: &[Entry]) -> TableMeta {
@@ -156,9 +162,10 @@ proptest! {
         compression in proptest::sample::select(&COMPRESSIONS[..]),
         block_bytes in prop_oneof![Just(1usize), Just(128), Just(512), Just(4096)],
         filter_bits in prop_oneof![Just(0.0f32), Just(10.0)],
+        filter in prop_oneof![Just(FilterKind::Blocked), Just(FilterKind::Bloom)],
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let options = TableWriterOptions { block_bytes, filter_bits, ..options(compression) };
+        let options = TableWriterOptions { block_bytes, filter, filter_bits, ..options(compression) };
         let meta = write(dir.path(), options, &entries);
         for mode in MODES {
             let reader = open(dir.path(), &meta, &context(mode)).unwrap();

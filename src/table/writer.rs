@@ -23,7 +23,7 @@ use crate::file_name::FileKind;
 use crate::filter::FilterBuilder;
 use crate::fs::{AppendFile, FileSystem};
 use crate::key::{FileNumber, KEY_LEN_MAX, SequenceNumber, Trailer, VALUE_LEN_MAX, key_hash};
-use crate::options::Compression;
+use crate::options::{Compression, FilterKind};
 use crate::table::TableMeta;
 use crate::table::format::{
     BLOCK_TRAILER_LEN, BlockHandle, Footer, Properties, Region, encode_header,
@@ -42,6 +42,7 @@ pub(crate) struct TableWriterOptions {
     /// single entry.
     pub(crate) block_bytes: usize,
     pub(crate) compression: Compression,
+    pub(crate) filter: FilterKind,
     /// Filter bits for each user key; 0: no filter.
     pub(crate) filter_bits: f32,
 }
@@ -86,7 +87,7 @@ impl TableWriter {
             output,
             block: BlockBuilder::new(),
             index: BlockBuilder::new(),
-            filter: FilterBuilder::new(options.filter_bits),
+            filter: FilterBuilder::new(options.filter, options.filter_bits),
             meta: empty_meta(options.number),
             block_count: 0,
             payload: Vec::new(),
@@ -209,7 +210,8 @@ impl TableWriter {
 
         let number = self.options.number;
         let output = &mut self.output;
-        let filter = output.put_region(number, |out| self.filter.finish(out));
+        let filter_offset = output.position();
+        let filter = output.put_region(number, |out| self.filter.finish(filter_offset, out));
         let index = output.put_region(number, |out| self.index.finish(out));
         let (compression, block_count) = (self.options.compression, self.block_count);
         let properties = Properties { meta: self.meta, block_count, compression };

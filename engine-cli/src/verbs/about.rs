@@ -43,6 +43,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("table_bytes", "bytes of a table at which compaction starts the next, 4 KiB..=4 GiB"),
     ("compression", "by level, comma-separated: none, snap, zstd"),
     ("filter_bits", "bloom filter bits a key by level, comma-separated, 0..=32"),
+    ("filter", "the kind of bloom filter of new tables: blocked, bloom"),
     ("compaction", "the strategy, by name"),
     ("l0_runs", "leveled: runs in level 0 at which they are merged down, 1..=64"),
     ("base_bytes", "leveled: bytes of the first level below 0, at least 64 KiB"),

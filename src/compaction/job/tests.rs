@@ -80,6 +80,7 @@ impl Tree {
             number,
             block_bytes: 512,
             compression: Compression::None,
+            filter: crate::options::FilterKind::Blocked,
             filter_bits: 10.0,
         };
         let mut writer =
