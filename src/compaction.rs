@@ -15,6 +15,7 @@
 
 mod draft;
 pub(crate) mod job;
+pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
 pub(crate) mod planned;

@@ -13,7 +13,7 @@ mod compaction;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-pub use compaction::{Compaction, Leveled, SizeTiered};
+pub use compaction::{Compaction, LazyLeveled, Leveled, SizeTiered};
 
 /// How long a write may be at risk after the call returned. See `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -344,6 +344,8 @@ impl KeyspaceOptions {
         "size_slack_percent",
         "runs_max",
         "space_percent_max",
+        "runs_per_level",
+        "last_level_fanout",
         "debt_bytes_soft",
     ];
 

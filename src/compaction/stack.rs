@@ -60,7 +60,6 @@ impl<'a> Stack<'a> {
     }
 
     /// The runs of a level.
-    #[expect(dead_code, reason = "the lazy-leveled strategy looks at levels")]
     pub(super) fn of_level(&self, level: usize) -> Range<usize> {
         let start = self.runs.partition_point(|stacked| stacked.level < level);
         start..self.runs.partition_point(|stacked| stacked.level <= level)

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::compaction::{BusyOutput, CompactionAction, PlanInput};
-use crate::options::{Leveled, SizeTiered};
+use crate::options::{LazyLeveled, Leveled, SizeTiered};
 use crate::table::{Table, TableMeta};
 use crate::version::{LEVEL_COUNT, Level};
 
@@ -494,6 +494,7 @@ fn strategies() -> Vec<Box<dyn CompactionStrategy>> {
             runs_max: 8,
             space_percent_max: 100,
         }),
+        Box::new(LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }),
     ]
 }
 

@@ -55,6 +55,24 @@ impl Default for SizeTiered {
     }
 }
 
+/// Lazy-leveled compaction: several runs in each level but the last, which holds one.
+///
+/// Write amplification between leveled and size-tiered; nearly the space amplification of leveled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LazyLeveled {
+    /// Runs of a level at which they become one run of the next level. Default 8, range 2..=64.
+    pub runs_per_level: usize,
+    /// How many times larger the last level is than everything above it before that is merged into it.
+    /// Default 3, range 1..=100.
+    pub last_level_fanout: u64,
+}
+
+impl Default for LazyLeveled {
+    fn default() -> Self {
+        LazyLeveled { runs_per_level: 8, last_level_fanout: 3 }
+    }
+}
+
 /// How a keyspace's tree is compacted.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -63,6 +81,8 @@ pub enum Compaction {
     Leveled(Leveled),
     /// [`SizeTiered`].
     SizeTiered(SizeTiered),
+    /// [`LazyLeveled`].
+    LazyLeveled(LazyLeveled),
     /// The strategy registered under this name with [`DbBuilder::strategy`](crate::DbBuilder::strategy).
     Named(String),
 }
@@ -82,17 +102,20 @@ const PARAMETERS: &[(&str, &[&str])] = &[
     ("size_slack_percent", &["size_tiered"]),
     ("runs_max", &["size_tiered"]),
     ("space_percent_max", &["size_tiered"]),
+    ("runs_per_level", &["lazy_leveled"]),
+    ("last_level_fanout", &["lazy_leveled"]),
 ];
 
 impl Compaction {
     /// The names of the built-in strategies, the default first.
-    pub const BUILT_IN: &'static [&'static str] = &["leveled", "size_tiered"];
+    pub const BUILT_IN: &'static [&'static str] = &["leveled", "size_tiered", "lazy_leveled"];
 
     /// The strategy's name, as the manifest and tools say it.
     pub fn name(&self) -> &str {
         match self {
             Compaction::Leveled(_) => "leveled",
             Compaction::SizeTiered(_) => "size_tiered",
+            Compaction::LazyLeveled(_) => "lazy_leveled",
             Compaction::Named(name) => name,
         }
     }
@@ -102,6 +125,7 @@ impl Compaction {
         match name {
             "leveled" => Leveled::default().into(),
             "size_tiered" => SizeTiered::default().into(),
+            "lazy_leveled" => LazyLeveled::default().into(),
             _ => Compaction::Named(name.to_owned()),
         }
     }
@@ -123,6 +147,12 @@ impl Compaction {
             (Compaction::SizeTiered(tiered), "runs_max") => tiered.runs_max = number(name, value)?,
             (Compaction::SizeTiered(tiered), "space_percent_max") => {
                 tiered.space_percent_max = number(name, value)?;
+            }
+            (Compaction::LazyLeveled(lazy), "runs_per_level") => {
+                lazy.runs_per_level = number(name, value)?;
+            }
+            (Compaction::LazyLeveled(lazy), "last_level_fanout") => {
+                lazy.last_level_fanout = number(name, value)?;
             }
             _ => return self.refuse(name).map_or(Ok(false), Err),
         }
@@ -153,6 +183,10 @@ impl Compaction {
                 ("runs_max", tiered.runs_max.to_string()),
                 ("space_percent_max", tiered.space_percent_max.to_string()),
             ],
+            Compaction::LazyLeveled(lazy) => vec![
+                ("runs_per_level", lazy.runs_per_level.to_string()),
+                ("last_level_fanout", lazy.last_level_fanout.to_string()),
+            ],
             Compaction::Named(_) => Vec::new(),
         }
     }
@@ -178,6 +212,10 @@ impl Compaction {
                 }
                 check("runs_max", tiered.runs_max as u64, 2, 128)
             }
+            Compaction::LazyLeveled(lazy) => {
+                check("runs_per_level", lazy.runs_per_level as u64, 2, 64)?;
+                check("last_level_fanout", lazy.last_level_fanout, 1, 100)
+            }
             Compaction::Named(_) => Ok(()),
         }
     }
@@ -194,7 +232,7 @@ macro_rules! choices {
     };
 }
 
-choices!(Leveled, SizeTiered);
+choices!(Leveled, SizeTiered, LazyLeveled);
 
 #[cfg(test)]
 mod tests {
@@ -254,6 +292,7 @@ mod tests {
         };
         refuse(Leveled { fanout: 1, ..Leveled::default() }.into(), "fanout=1");
         refuse(SizeTiered { merge_width: 1, ..SizeTiered::default() }.into(), "merge_width=1");
+        refuse(LazyLeveled { runs_per_level: 1, last_level_fanout: 3 }.into(), "runs_per_level=1");
         refuse(SizeTiered { runs_max: 4, ..SizeTiered::default() }.into(), "runs_max=4");
     }
 }

@@ -16,8 +16,8 @@ use esker::Durability::{Async, Buffered, Disabled, Sync};
 use esker::fs::StdFs;
 use esker::fs::sim_fs::{Persist, SimFs};
 use esker::{
-    Compaction, Compression, Cursor, Iter, Keyspace, Leveled, ReadMode, SizeTiered, Snapshot,
-    Verify, WalMode,
+    Compaction, Compression, Cursor, Iter, Keyspace, LazyLeveled, Leveled, ReadMode, SizeTiered,
+    Snapshot, Verify, WalMode,
 };
 
 use crate::support::{
@@ -410,6 +410,20 @@ fn size_tiered() {
     on_sim("size-tiered, three threads", &setup);
 }
 
+#[test]
+fn lazy_leveled() {
+    let lazy = LazyLeveled { runs_per_level: 3, last_level_fanout: 2 };
+    let setup = small(|setup| setup.keyspace.compaction = lazy.into());
+    on_sim("lazy-leveled", &setup);
+    let setup = small(|setup| {
+        setup.keyspace.compaction = lazy.into();
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.keyspace.table_bytes = 4 << 10;
+        setup.db.background_threads = 3;
+    });
+    on_sim("lazy-leveled, three threads", &setup);
+}
+
 /// Every strategy takes over what another one left, again and again.
 #[test]
 fn strategies_that_take_turns() {
@@ -419,6 +433,7 @@ fn strategies_that_take_turns() {
         Leveled { l0_runs: 2, base_bytes: 64 << 10, fanout: 2 }.into(),
         SizeTiered { merge_width: 3, size_slack_percent: 50, runs_max: 5, space_percent_max: 100 }
             .into(),
+        LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }.into(),
     ];
     for seed in 0..8 * scale() {
         let _say = SayOnPanic("strategies that take turns", seed);

@@ -55,6 +55,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     ("runs_max", "size_tiered: runs above which unlike ones are merged, merge_width..=128"),
     ("space_percent_max", "size_tiered: newer runs in percent of the oldest, 1..=10000"),
+    ("runs_per_level", "lazy_leveled: runs of a level that become one of the next, 2..=64"),
+    ("last_level_fanout", "lazy_leveled: the last level against all above it, 1..=100"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
 ];
 
