@@ -13,11 +13,17 @@
 //!   level together.
 //! * It never names a table that is [`TreeView::is_busy`].
 
+mod draft;
 pub(crate) mod job;
+pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
 pub(crate) mod planned;
 pub(crate) mod retention;
+pub(crate) mod size_tiered;
+mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -108,6 +114,12 @@ pub enum CompactionReason {
     LevelBytes,
     /// Runs within level 0 are merged because the level below is busy.
     IntraLevel0,
+    /// Adjacent runs are of similar size.
+    SimilarRuns,
+    /// The tree has too many runs.
+    RunCount,
+    /// The runs above the oldest one are too large for it.
+    SpaceAmplification,
     /// A table is mostly tombstones.
     Tombstones,
     /// Shadowed versions or tombstones at the bottom are no longer needed by any snapshot.

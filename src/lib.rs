@@ -80,8 +80,8 @@ pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{
-    Compaction, Compression, DbOptions, Durability, FilterKind, KeyspaceOptions, Leveled, ReadMode,
-    RecoveryMode, Stall, Verify, WalMode, WriteOptions,
+    Compaction, Compression, DbOptions, Durability, FilterKind, KeyspaceOptions, LazyLeveled,
+    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
 

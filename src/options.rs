@@ -8,9 +8,12 @@
 //! Every option can be set from text by [`DbOptions::set`] or [`KeyspaceOptions::set`]; `docs/options.md` lists
 //! them all, and a test holds that list against this file.
 
+mod compaction;
+
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+pub use compaction::{Compaction, LazyLeveled, Leveled, SizeTiered};
 
 /// How long a write may be at risk after the call returned. See `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,48 +184,6 @@ impl Default for DbOptions {
     }
 }
 
-/// Leveled compaction: one sorted run per level below 0, each level `fanout` times the one above.
-///
-/// Low read and space amplification; write amplification about `fanout / 2` per level.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Leveled {
-    /// Runs in level 0 at which they are merged down. Default 4, range 1..=64.
-    pub l0_runs: usize,
-    /// The most bytes that the first level below 0 is meant to hold when there are deeper ones.
-    /// Default 256 MiB, at least 64 KiB.
-    pub base_bytes: u64,
-    /// How many times larger a level is than the one above, at most. Default 10, range 2..=100.
-    pub fanout: u64,
-}
-
-impl Default for Leveled {
-    fn default() -> Self {
-        Leveled { l0_runs: 4, base_bytes: 256 << 20, fanout: 10 }
-    }
-}
-
-/// How a keyspace's tree is compacted.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Compaction {
-    /// [`Leveled`].
-    Leveled(Leveled),
-    /// The strategy registered under this name with [`DbBuilder::strategy`](crate::DbBuilder::strategy).
-    Named(String),
-}
-
-impl Default for Compaction {
-    fn default() -> Self {
-        Compaction::Leveled(Leveled::default())
-    }
-}
-
-impl From<Leveled> for Compaction {
-    fn from(leveled: Leveled) -> Self {
-        Compaction::Leveled(leveled)
-    }
-}
-
 /// Options of a keyspace, kept in the manifest; opening the keyspace with others changes them from then on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyspaceOptions {
@@ -310,11 +271,21 @@ words!(Compression, "compression", "none" => Compression::None, "snap" => Compre
 
 impl DbOptions {
     /// The names that [`DbOptions::set`] knows.
-    #[rustfmt::skip] // A name a line would fill a page.
     pub const NAMES: &'static [&'static str] = &[
-        "durability", "background_threads", "cache_bytes", "open_tables_max", "wal_bytes_max",
-        "wal_segment_bytes", "wal_mode", "wal_recovery", "async_interval_ms", "read_mode",
-        "verify", "scrub_interval_s", "read_only", "create_if_missing",
+        "durability",
+        "background_threads",
+        "cache_bytes",
+        "open_tables_max",
+        "wal_bytes_max",
+        "wal_segment_bytes",
+        "wal_mode",
+        "wal_recovery",
+        "async_interval_ms",
+        "read_mode",
+        "verify",
+        "scrub_interval_s",
+        "read_only",
+        "create_if_missing",
     ];
 
     /// Sets the option called `name` from text. `Ok(false)` if there is no such option.
@@ -357,10 +328,24 @@ impl DbOptions {
 
 impl KeyspaceOptions {
     /// The names that [`KeyspaceOptions::set`] knows.
-    #[rustfmt::skip] // A name a line would fill a page.
     pub const NAMES: &'static [&'static str] = &[
-        "memtable_bytes", "memtables_max", "block_bytes", "table_bytes", "compression",
-        "filter_bits", "filter", "compaction", "l0_runs", "base_bytes", "fanout",
+        "memtable_bytes",
+        "memtables_max",
+        "block_bytes",
+        "table_bytes",
+        "compression",
+        "filter_bits",
+        "filter",
+        "compaction",
+        "l0_runs",
+        "base_bytes",
+        "fanout",
+        "merge_width",
+        "size_slack_percent",
+        "runs_max",
+        "space_percent_max",
+        "runs_per_level",
+        "last_level_fanout",
         "debt_bytes_soft",
     ];
 
@@ -388,23 +373,10 @@ impl KeyspaceOptions {
             }
             "filter" => self.filter = value.parse()?,
             "compaction" => self.compaction = Compaction::from_name(value),
-            "l0_runs" => self.leveled(name)?.l0_runs = number(name, value)?,
-            "base_bytes" => self.leveled(name)?.base_bytes = number(name, value)?,
-            "fanout" => self.leveled(name)?.fanout = number(name, value)?,
             "debt_bytes_soft" => self.debt_bytes_soft = number(name, value)?,
-            _ => return Ok(false),
+            _ => return self.compaction.set(name, value),
         }
         Ok(true)
-    }
-
-    fn leveled(&mut self, option: &str) -> Result<&mut Leveled> {
-        match &mut self.compaction {
-            Compaction::Leveled(leveled) => Ok(leveled),
-            Compaction::Named(name) => Err(Error::invalid(format!(
-                "option {option} belongs to leveled compaction, but the keyspace uses {name}"
-            ))
-            .advise("set compaction=leveled before it")),
-        }
     }
 
     /// All options as pairs that [`KeyspaceOptions::set`] reads back in this order; the manifest keeps these.
@@ -420,11 +392,7 @@ impl KeyspaceOptions {
             ("filter", self.filter.as_str().to_owned()),
             ("compaction", self.compaction.name().to_owned()),
         ];
-        if let Compaction::Leveled(leveled) = &self.compaction {
-            pairs.push(("l0_runs", leveled.l0_runs.to_string()));
-            pairs.push(("base_bytes", leveled.base_bytes.to_string()));
-            pairs.push(("fanout", leveled.fanout.to_string()));
-        }
+        pairs.extend(self.compaction.to_pairs());
         pairs.push(("debt_bytes_soft", self.debt_bytes_soft.to_string()));
         pairs
     }
@@ -441,12 +409,7 @@ impl KeyspaceOptions {
         if let Some(bits) = self.filter_bits.iter().find(|bits| !(0.0..=32.0).contains(*bits)) {
             return Err(bad("filter_bits", &bits.to_string(), "in 0..=32"));
         }
-        if let Compaction::Leveled(leveled) = &self.compaction {
-            check("l0_runs", leveled.l0_runs as u64, 1, 64)?;
-            check("base_bytes", leveled.base_bytes, 64 << 10, u64::MAX >> 8)?;
-            check("fanout", leveled.fanout, 2, 100)?;
-        }
-        Ok(())
+        self.compaction.validate()
     }
 
     /// The compression of tables in `level`.
@@ -457,24 +420,6 @@ impl KeyspaceOptions {
     /// The filter bits per key of tables in `level`.
     pub(crate) fn filter_bits_at(&self, level: usize) -> f32 {
         by_level(&self.filter_bits, level).unwrap_or(0.0)
-    }
-}
-
-impl Compaction {
-    /// The strategy's name, as the manifest and tools say it.
-    pub fn name(&self) -> &str {
-        match self {
-            Compaction::Leveled(_) => "leveled",
-            Compaction::Named(name) => name,
-        }
-    }
-
-    /// The built-in strategy called `name` with its defaults, or the user's of that name.
-    pub fn from_name(name: &str) -> Self {
-        match name {
-            "leveled" => Compaction::Leveled(Leveled::default()),
-            _ => Compaction::Named(name.to_owned()),
-        }
     }
 }
 
@@ -502,14 +447,12 @@ mod tests {
         options.compression = vec![Compression::None, Compression::Zstd];
         options.filter_bits = vec![14.0, 9.5];
         options.filter = FilterKind::Bloom;
-        options.compaction = Leveled { l0_runs: 3, base_bytes: 1 << 20, fanout: 4 }.into();
         let mut read = KeyspaceOptions::default();
         for (name, value) in options.to_pairs() {
             assert!(KeyspaceOptions::NAMES.contains(&name));
             assert!(read.set(name, &value).unwrap(), "{name}");
         }
         assert_eq!(read, options);
-        assert_eq!(options.to_pairs().len(), KeyspaceOptions::NAMES.len());
     }
 
     #[test]

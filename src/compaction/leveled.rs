@@ -31,18 +31,18 @@
 //! they fit; the last level has no target. Kind 3 moves down. Kind 4 is chosen only if *every*
 //! tombstone of the table must go.
 
-mod draft;
 mod stretch;
 mod targets;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::compaction::draft::{Draft, is_movable, overlapping, table_bytes};
+use crate::compaction::stack::Stack;
 use crate::compaction::{CompactionPlan, CompactionReason, CompactionStrategy, TreeView};
 use crate::options::Leveled;
 use crate::table::Table;
 use crate::version::{LEVEL_COUNT, Run, RunId, Version};
-use draft::{Draft, overlapping, table_bytes};
 use targets::{LAST, Targets};
 
 /// A plan reads at most this many tables' worth of bytes where it has a choice: it bounds the space
@@ -55,9 +55,6 @@ const DISPROPORTION_MIN: u64 = 10;
 
 /// A tombstone-rich table goes down early if it frees at least one in so many bytes of the cost.
 const TOMBSTONE_GAIN: u64 = 4;
-
-/// Tombstones at the bottom are garbage worth a rewrite from one in so many entries on.
-const GARBAGE_SHARE: u64 = 16;
 
 /// Writers stop at this many times `l0_runs` runs in level 0, but not below the other number.
 const LEVEL0_BACKLOG: usize = 5;
@@ -73,11 +70,14 @@ impl CompactionStrategy for Leveled {
 
     fn pick(&self, tree: &TreeView<'_>) -> Option<CompactionPlan> {
         let shape = Shape::new(self, tree);
+        if shape.is_stacked() {
+            // All other picks count on one run for each level, so they wait for it.
+            return shape.pick_stacked().or_else(|| shape.pick_intra_level0(true));
+        }
         shape
-            .pick_stacked()
-            .or_else(|| shape.pick_by_score())
+            .pick_by_score()
             .or_else(|| shape.pick_tombstones())
-            .or_else(|| shape.pick_garbage())
+            .or_else(|| Stack::new(tree).pick_garbage(shape.targets.base))
     }
 
     /// Far above what compaction leaves when it keeps up; small runs pile up without much debt.
@@ -159,6 +159,10 @@ impl<'a> Shape<'a> {
         let limit = self.tree.options.memtable_bytes.saturating_mul(self.leveled.l0_runs as u64);
         (runs as f64 / self.leveled.l0_runs as f64)
             .max(bytes as f64 / limit.saturating_mul(2) as f64)
+    }
+
+    fn is_stacked(&self) -> bool {
+        self.version().levels[1..].iter().any(|level| level.runs.len() > 1)
     }
 
     /// Makes one run of a level below 0 that holds several.
@@ -268,7 +272,7 @@ impl<'a> Shape<'a> {
             }
             moved.push(run);
         }
-        if moved.is_empty() || !self.is_movable(0, base) {
+        if moved.is_empty() || !is_movable(self.tree.options, 0, base) {
             return None;
         }
         let mut draft = Draft::default();
@@ -359,31 +363,6 @@ impl<'a> Shape<'a> {
         freed.saturating_mul(TOMBSTONE_GAIN) >= draft.bytes + met_bytes
     }
 
-    /// Rewrites in place a table that nothing lies below and whose tombstones all can go.
-    fn pick_garbage(&self) -> Option<CompactionPlan> {
-        for level in (self.targets.base..LEVEL_COUNT).rev() {
-            let Some(run) = self.run(level) else { continue };
-            for (at, table) in run.tables.iter().enumerate() {
-                let meta = table.meta();
-                if meta.tombstone_count == 0
-                    || meta.tombstone_count.saturating_mul(GARBAGE_SHARE) < meta.entry_count
-                    || meta.sequence_max > self.tree.oldest_snapshot
-                    || !self.is_idle(table)
-                {
-                    continue;
-                }
-                let mut draft = Draft::default();
-                draft.add(level, run, at..at + 1);
-                if (level + 1..LEVEL_COUNT).all(|below| self.met(&draft, below).is_none())
-                    && let Some(plan) = self.merge(&draft, level, CompactionReason::Garbage)
-                {
-                    return Some(plan);
-                }
-            }
-        }
-        None
-    }
-
     /// The tables of `level` that lie in the draft's key range, if any.
     fn met(&self, draft: &Draft<'a>, level: usize) -> Option<(Range<usize>, &'a [Arc<Table>])> {
         let run = self.run(level)?;
@@ -403,7 +382,7 @@ impl<'a> Shape<'a> {
         let from = draft.inputs[0].level;
         if self.met(&draft, level).is_none()
             && draft.inputs.len() == 1
-            && self.is_movable(from, level)
+            && is_movable(self.tree.options, from, level)
         {
             let (low, high) = draft.key_range();
             let busy = self.tree.is_output_busy(level, low, high);
@@ -449,13 +428,6 @@ impl<'a> Shape<'a> {
     /// agree on it.
     fn output_run(&self, level: usize) -> RunId {
         self.run(level).map(|run| run.id).unwrap_or_default()
-    }
-
-    /// Whether a table made for level `from` may serve in level `to` as it is.
-    fn is_movable(&self, from: usize, to: usize) -> bool {
-        let options = self.tree.options;
-        options.compression_at(from) == options.compression_at(to)
-            && options.filter_bits_at(from) >= options.filter_bits_at(to)
     }
 }
 

@@ -355,6 +355,8 @@ pub(crate) fn strategy_for(
 ) -> Option<Arc<dyn CompactionStrategy>> {
     match &options.compaction {
         Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
+        Compaction::SizeTiered(tiered) => Some(Arc::new(*tiered)),
+        Compaction::LazyLeveled(lazy) => Some(Arc::new(*lazy)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
 }

@@ -15,7 +15,10 @@ use std::sync::Arc;
 use esker::Durability::{Async, Buffered, Disabled, Sync};
 use esker::fs::StdFs;
 use esker::fs::sim_fs::{Persist, SimFs};
-use esker::{Compression, Cursor, Iter, Keyspace, ReadMode, Snapshot, Verify, WalMode};
+use esker::{
+    Compaction, Compression, Cursor, Iter, Keyspace, LazyLeveled, Leveled, ReadMode, SizeTiered,
+    Snapshot, Verify, WalMode,
+};
 
 use crate::support::{
     Alive, Contents, Generator, Key, Map, NAMES, Op, Rng, Setup, World, difference, read_contents,
@@ -180,6 +183,8 @@ struct Run {
     sim: Option<SimFs>,
     generator: Generator,
     snapshots: Vec<(Snapshot, Contents, Alive)>,
+    /// Of which one is chosen anew whenever the database is reopened.
+    strategies: Vec<Compaction>,
     /// Writes that no log holds were made since the last flush; a crash may lose any of them.
     has_unlogged: bool,
 }
@@ -189,7 +194,8 @@ impl Run {
         world.open().unwrap();
         let durabilities = [Sync, Buffered, Buffered, Buffered, Async, Disabled];
         let generator = Generator::new(seed, 3, &durabilities);
-        Run { world, sim, generator, snapshots: Vec::new(), has_unlogged: false }
+        let (snapshots, strategies) = (Vec::new(), Vec::new());
+        Run { world, sim, generator, snapshots, strategies, has_unlogged: false }
     }
 
     fn step(&mut self) {
@@ -217,11 +223,19 @@ impl Run {
             Op::Reopen => {
                 self.check_snapshots();
                 self.has_unlogged = false;
+                if !self.strategies.is_empty() {
+                    let strategy = self.generator.rng.pick(&self.strategies);
+                    self.world.setup.keyspace.compaction = strategy;
+                }
             }
             _ => {}
         }
         self.world.run(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
         if matches!(op, Op::Reopen) {
+            for at in self.world.moment().alive.into_keys() {
+                // With the strategy of this turn.
+                self.world.db().keyspace(NAMES[at], self.world.setup.keyspace.clone()).unwrap();
+            }
             let found = read_contents(self.world.db()).unwrap();
             let expected = self.world.expected();
             assert!(found == expected, "reopened: {}", difference(&expected, &found));
@@ -375,11 +389,65 @@ fn many_memtables_and_runs() {
     let setup = small(|setup| {
         setup.keyspace.memtables_max = 5;
         setup.keyspace.memtable_bytes = 4 << 10;
-        setup.keyspace.compaction =
-            esker::Leveled { l0_runs: 6, base_bytes: 64 << 10, fanout: 2 }.into();
+        setup.keyspace.compaction = Leveled { l0_runs: 6, base_bytes: 64 << 10, fanout: 2 }.into();
         setup.db.wal_mode = WalMode::Write;
     });
     on_sim("many memtables and runs", &setup);
+}
+
+#[test]
+fn size_tiered() {
+    let tiered =
+        SizeTiered { merge_width: 3, size_slack_percent: 50, runs_max: 5, space_percent_max: 100 };
+    let setup = small(|setup| setup.keyspace.compaction = tiered.into());
+    on_sim("size-tiered", &setup);
+    let setup = small(|setup| {
+        setup.keyspace.compaction = tiered.into();
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.keyspace.table_bytes = 4 << 10;
+        setup.db.background_threads = 3;
+    });
+    on_sim("size-tiered, three threads", &setup);
+}
+
+#[test]
+fn lazy_leveled() {
+    let lazy = LazyLeveled { runs_per_level: 3, last_level_fanout: 2 };
+    let setup = small(|setup| setup.keyspace.compaction = lazy.into());
+    on_sim("lazy-leveled", &setup);
+    let setup = small(|setup| {
+        setup.keyspace.compaction = lazy.into();
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.keyspace.table_bytes = 4 << 10;
+        setup.db.background_threads = 3;
+    });
+    on_sim("lazy-leveled, three threads", &setup);
+}
+
+/// Every strategy takes over what another one left, again and again.
+#[test]
+fn strategies_that_take_turns() {
+    let mut setup = Setup::small();
+    setup.keyspace.memtable_bytes = 4 << 10;
+    let strategies = vec![
+        Leveled { l0_runs: 2, base_bytes: 64 << 10, fanout: 2 }.into(),
+        SizeTiered { merge_width: 3, size_slack_percent: 50, runs_max: 5, space_percent_max: 100 }
+            .into(),
+        LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }.into(),
+    ];
+    for seed in 0..8 * scale() {
+        let _say = SayOnPanic("strategies that take turns", seed);
+        let fs = SimFs::new();
+        let mut run = Run::new(World::on_sim(&setup, &fs), Some(fs), seed);
+        run.strategies.clone_from(&strategies);
+        for _ in 0..20 {
+            run.apply(&Op::Reopen);
+            for _ in 0..60 {
+                run.step();
+            }
+        }
+        run.finish(60);
+    }
 }
 
 #[test]

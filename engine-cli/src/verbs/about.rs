@@ -2,7 +2,7 @@
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use esker::{DbOptions, KeyspaceOptions};
+use esker::{Compaction, DbOptions, KeyspaceOptions};
 use serde::Serialize;
 
 use crate::args::Cli;
@@ -48,6 +48,15 @@ const MEANINGS: &[(&str, &str)] = &[
     ("l0_runs", "leveled: runs in level 0 at which they are merged down, 1..=64"),
     ("base_bytes", "leveled: bytes of the first level below 0, at least 64 KiB"),
     ("fanout", "leveled: how many times larger each level is than the one above, 2..=100"),
+    ("merge_width", "size_tiered: similar runs that are merged into one, 2..=32"),
+    (
+        "size_slack_percent",
+        "size_tiered: how much larger than newer runs a similar one is, 0..=1000",
+    ),
+    ("runs_max", "size_tiered: runs above which unlike ones are merged, merge_width..=128"),
+    ("space_percent_max", "size_tiered: newer runs in percent of the oldest, 1..=10000"),
+    ("runs_per_level", "lazy_leveled: runs of a level that become one of the next, 2..=64"),
+    ("last_level_fanout", "lazy_leveled: the last level against all above it, 1..=100"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
 ];
 
@@ -64,9 +73,9 @@ pub fn options(out: &mut Out) -> Result<(), Failure> {
 }
 
 fn option_rows() -> Vec<OptionRow> {
-    let keyspace = KeyspaceOptions::default().to_pairs();
     let database = DbOptions::NAMES.iter().map(|name| ("database", *name, database_default(name)));
-    let keyspace = keyspace.into_iter().map(|(name, value)| ("keyspace", name, value));
+    let keyspace =
+        KeyspaceOptions::NAMES.iter().map(|name| ("keyspace", *name, keyspace_default(name)));
     let rows = database.chain(keyspace).map(|(scope, name, default)| {
         let meaning = MEANINGS.iter().find(|(known, _)| *known == name);
         OptionRow { name, scope, default, meaning: meaning.map_or("", |(_, meaning)| meaning) }
@@ -94,6 +103,15 @@ fn database_default(name: &str) -> String {
         "create_if_missing" => options.create_if_missing.to_string(),
         _ => String::new(),
     }
+}
+
+/// The default of the keyspace option called `name`, of the first strategy that has it.
+fn keyspace_default(name: &str) -> String {
+    let options_of = |strategy: &&str| {
+        KeyspaceOptions::default().compaction(Compaction::from_name(strategy)).to_pairs()
+    };
+    let mut pairs = Compaction::BUILT_IN.iter().flat_map(options_of);
+    pairs.find(|(known, _)| *known == name).map(|(_, value)| value).unwrap_or_default()
 }
 
 /// `completions SHELL`.
@@ -129,15 +147,21 @@ mod tests {
         let rows = option_rows();
         let names = [DbOptions::NAMES, KeyspaceOptions::NAMES].concat();
         assert_eq!(rows.iter().map(|row| row.name).collect::<Vec<_>>(), names);
-        let (mut database, mut keyspace) = (DbOptions::default(), KeyspaceOptions::default());
+        let mut database = DbOptions::default();
         for row in &rows {
             assert!(!row.meaning.is_empty(), "{}", row.name);
             let known = match row.scope {
                 "database" => database.set(row.name, &row.default).unwrap(),
-                _ => keyspace.set(row.name, &row.default).unwrap(),
+                _ => Compaction::BUILT_IN.iter().any(|strategy| {
+                    let default =
+                        KeyspaceOptions::default().compaction(Compaction::from_name(strategy));
+                    let mut keyspace = default.clone();
+                    keyspace.set(row.name, &row.default).is_ok_and(|known| known)
+                        && keyspace == default
+                }),
             };
             assert!(known, "{}", row.name);
         }
-        assert_eq!((database, keyspace), (DbOptions::default(), KeyspaceOptions::default()));
+        assert_eq!(database, DbOptions::default());
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Shape;
-use super::draft::{overlapping, table_bytes};
+use crate::compaction::draft::{overlapping, table_bytes};
 use crate::table::Table;
 
 /// A neighbour joins a stretch if the stretch then meets at most this much more per byte moved than

@@ -1,300 +1,20 @@
 //! Leveled compaction over metadata alone: plans on drawn trees, and trees that grow.
-//!
-//! [`Sim`] keeps tables as key ranges with an expected number of entries, spread evenly: merging
-//! two that overlap gives the expected union. So gigabytes of writes are compacted in milliseconds.
-
-use std::collections::HashSet;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::{BusyOutput, CompactionAction, PlanInput};
-use crate::key::{FileNumber, SequenceNumber};
+use crate::compaction::BusyOutput;
+use crate::compaction::tests::{
+    ENTRY_BYTES, Segment, Sim, Step, busy, memtable, shape, small_options, steps,
+};
+use crate::key::SequenceNumber;
 use crate::options::KeyspaceOptions;
-use crate::table::TableMeta;
-use crate::version::RunId;
-
-const ENTRY_BYTES: u64 = 116;
-
-/// Keys `low..high` of which the shares `live` and `dead` have a value or a tombstone.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    low: u64,
-    high: u64,
-    live: f64,
-    dead: f64,
-}
-
-struct Sim {
-    leveled: Leveled,
-    options: KeyspaceOptions,
-    version: Version,
-    busy: HashSet<FileNumber>,
-    busy_outputs: Vec<BusyOutput>,
-    oldest_snapshot: SequenceNumber,
-    sequence: u64,
-    next_number: u64,
-    flushed_bytes: u64,
-    merged_bytes: u64,
-    runs_max: usize,
-    plans: usize,
-}
-
-impl Sim {
-    fn new(options: KeyspaceOptions, leveled: Leveled) -> Self {
-        Sim {
-            leveled,
-            options,
-            version: Version::empty(),
-            busy: HashSet::new(),
-            busy_outputs: Vec::new(),
-            oldest_snapshot: SequenceNumber::MAX,
-            sequence: 0,
-            next_number: 1,
-            flushed_bytes: 0,
-            merged_bytes: 0,
-            runs_max: 0,
-            plans: 0,
-        }
-    }
-
-    fn view(&self) -> TreeView<'_> {
-        TreeView {
-            version: &self.version,
-            options: &self.options,
-            busy: &self.busy,
-            busy_outputs: &self.busy_outputs,
-            oldest_snapshot: self.oldest_snapshot,
-            now_ms: 0,
-        }
-    }
-
-    fn table(&mut self, segments: &[Segment], sequences: (u64, u64)) -> Option<Arc<Table>> {
-        let sum = |share: fn(&Segment) -> f64| -> f64 {
-            segments.iter().map(|s| (s.high - s.low) as f64 * share(s)).sum()
-        };
-        let (live, dead) = (sum(|s| s.live).round() as u64, sum(|s| s.dead).round() as u64);
-        if live + dead == 0 {
-            return None;
-        }
-        let number = FileNumber(self.next_number);
-        self.next_number += 1;
-        Some(Arc::new(Table::new(TableMeta {
-            number,
-            file_bytes: live * ENTRY_BYTES + dead * 20,
-            entry_count: live + dead,
-            tombstone_count: dead,
-            key_bytes: (live + dead) * 16,
-            value_bytes: live * 100,
-            smallest: segments[0].low.to_be_bytes().into(),
-            largest: (segments[segments.len() - 1].high - 1).to_be_bytes().into(),
-            sequence_min: SequenceNumber(sequences.0),
-            sequence_max: SequenceNumber(sequences.1),
-            write_time_min_ms: 0,
-            write_time_max_ms: 0,
-            expiry_min_ms: u64::MAX,
-            expiry_max_ms: u64::MAX,
-            checksum: 0,
-        })))
-    }
-
-    fn flush(&mut self, segment: Segment) {
-        self.sequence += 1;
-        let run = RunId(self.next_number);
-        let Some(table) = self.table(&[segment], (self.sequence, self.sequence)) else { return };
-        self.flushed_bytes += table.meta().file_bytes;
-        self.version = self.version.apply(&[], &[(0, run, table)]).unwrap();
-        self.runs_max = self.runs_max.max(self.version.run_count());
-    }
-
-    /// One memtable of random puts over `keys` keys.
-    fn flush_random(&mut self, bytes: u64, keys: u64) {
-        let share = 1.0 - (-((bytes / ENTRY_BYTES) as f64) / keys as f64).exp();
-        self.flush(Segment { low: 0, high: keys, live: share, dead: 0.0 });
-    }
-
-    fn tables_of(&self, plan: &CompactionPlan) -> Vec<(usize, Vec<Arc<Table>>)> {
-        let find = |number: &FileNumber| Arc::clone(self.version.find_table(*number).unwrap().2);
-        let input = |input: &PlanInput| (input.level, input.tables.iter().map(find).collect());
-        plan.inputs.iter().map(input).collect()
-    }
-
-    /// The plan's outputs.
-    fn run(&mut self, plan: &CompactionPlan) -> Vec<Arc<Table>> {
-        let inputs = self.tables_of(plan);
-        let all: Vec<Arc<Table>> = inputs.iter().flat_map(|(_, tables)| tables.clone()).collect();
-        if plan.action == CompactionAction::Move {
-            return all;
-        }
-        let sequences = (
-            all.iter().map(|table| table.meta().sequence_min.0).min().unwrap(),
-            all.iter().map(|table| table.meta().sequence_max.0).max().unwrap(),
-        );
-        let mut segments = union(&inputs);
-        let (low, high) = (
-            all.iter().map(|t| t.meta().smallest.clone()).min().unwrap(),
-            all.iter().map(|t| t.meta().largest.clone()).max().unwrap(),
-        );
-        let below = plan.output_level + 1..LEVEL_COUNT;
-        let is_bottom = plan.output_level > 0
-            && below
-                .into_iter()
-                .all(|level| self.version.overlapping(level, &low, &high).next().is_none());
-        if is_bottom && sequences.1 <= self.oldest_snapshot.0 {
-            for segment in &mut segments {
-                segment.dead = 0.0;
-            }
-            segments.retain(|segment| segment.live > 0.0);
-        }
-        let mut outputs = Vec::new();
-        for part in cut(&segments, self.options.table_bytes) {
-            outputs.extend(self.table(&part, sequences));
-        }
-        self.merged_bytes += outputs.iter().map(|table| table.meta().file_bytes).sum::<u64>();
-        outputs
-    }
-
-    fn install(&mut self, plan: &CompactionPlan, outputs: Vec<Arc<Table>>) {
-        let removed: Vec<FileNumber> =
-            plan.inputs.iter().flat_map(|input| input.tables.clone()).collect();
-        let added: Vec<_> =
-            outputs.into_iter().map(|table| (plan.output_level, plan.output_run, table)).collect();
-        self.version = self.version.apply(&removed, &added).unwrap();
-        self.version.check_invariants().unwrap();
-    }
-
-    fn pick(&self) -> Option<CompactionPlan> {
-        let plan = self.leveled.pick(&self.view())?;
-        self.view().check_plan(&plan).unwrap();
-        Some(plan)
-    }
-
-    /// Marks what a started plan reads and writes.
-    fn occupy(&mut self, plan: &CompactionPlan) {
-        let tables = self.tables_of(plan);
-        let all = || tables.iter().flat_map(|(_, tables)| tables);
-        let low = all().map(|table| table.meta().smallest.clone()).min().unwrap();
-        let high = all().map(|table| table.meta().largest.clone()).max().unwrap();
-        self.busy.extend(plan.inputs.iter().flat_map(|input| input.tables.clone()));
-        self.busy_outputs.push(BusyOutput {
-            level: plan.output_level,
-            smallest: low,
-            largest: high,
-        });
-    }
-
-    /// Leaves only the marks of the plans that still run.
-    fn release(&mut self, running: &[(CompactionPlan, Vec<Arc<Table>>)]) {
-        self.busy.clear();
-        self.busy_outputs.clear();
-        for (plan, _) in running {
-            self.occupy(plan);
-        }
-    }
-
-    /// Compacts until nothing is to be done.
-    fn settle(&mut self) {
-        for _ in 0..10_000 {
-            let Some(plan) = self.pick() else { return };
-            self.plans += 1;
-            let outputs = self.run(&plan);
-            self.install(&plan, outputs);
-        }
-        panic!("never silent: {}", shape(&self.version));
-    }
-}
-
-fn shape(version: &Version) -> String {
-    let level = |(at, level): (usize, &crate::version::Level)| {
-        format!(
-            "L{at}: {} runs {} tables {:.1} MB",
-            level.runs.len(),
-            level.table_count(),
-            level.bytes() as f64 / 1e6
-        )
-    };
-    version
-        .levels
-        .iter()
-        .enumerate()
-        .filter(|(_, l)| !l.runs.is_empty())
-        .map(level)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-/// The union of the inputs, newest first.
-fn union(inputs: &[(usize, Vec<Arc<Table>>)]) -> Vec<Segment> {
-    let segments: Vec<Vec<Segment>> =
-        inputs.iter().map(|(_, tables)| tables.iter().map(|t| segment(t)).collect()).collect();
-    let mut cuts: Vec<u64> = segments.iter().flatten().flat_map(|s| [s.low, s.high]).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let mut positions = vec![0; segments.len()];
-    let mut out = Vec::new();
-    for pair in cuts.windows(2) {
-        let (mut live, mut dead) = (0.0, 0.0);
-        for (run, position) in segments.iter().zip(&mut positions) {
-            while run.get(*position).is_some_and(|s| s.high <= pair[0]) {
-                *position += 1;
-            }
-            if let Some(s) = run.get(*position).filter(|s| s.low <= pair[0]) {
-                let uncovered = 1.0 - live - dead;
-                live += uncovered * s.live;
-                dead += uncovered * s.dead;
-            }
-        }
-        if live + dead > 0.0 {
-            out.push(Segment { low: pair[0], high: pair[1], live, dead });
-        }
-    }
-    out
-}
-
-fn segment(table: &Table) -> Segment {
-    let meta = table.meta();
-    let key = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
-    let (low, high) = (key(&meta.smallest), key(&meta.largest) + 1);
-    let width = (high - low) as f64;
-    let dead = meta.tombstone_count as f64 / width;
-    Segment { low, high, live: (meta.entry_count - meta.tombstone_count) as f64 / width, dead }
-}
-
-/// Cuts segments into tables of at most about `bytes`.
-fn cut(segments: &[Segment], bytes: u64) -> Vec<Vec<Segment>> {
-    let weight = |s: &Segment| s.live * ENTRY_BYTES as f64 + s.dead * 20.0;
-    let mut out = vec![Vec::new()];
-    let mut room = bytes as f64;
-    for segment in segments {
-        let mut rest = *segment;
-        while rest.low < rest.high {
-            let fits = ((room / weight(&rest)).floor() as u64).max(1).min(rest.high - rest.low);
-            let part = Segment { high: rest.low + fits, ..rest };
-            room -= fits as f64 * weight(&part);
-            out.last_mut().unwrap().push(part);
-            rest.low += fits;
-            if room < weight(segment) {
-                out.push(Vec::new());
-                room = bytes as f64;
-            }
-        }
-    }
-    out.retain(|part| !part.is_empty());
-    out
-}
 
 /// `count` flushes of `run_bytes` random puts over `keys` keys; compaction after each.
 fn fill(options: KeyspaceOptions, leveled: Leveled, count: u64, run_bytes: u64, keys: u64) -> Sim {
     let mut sim = Sim::new(options, leveled);
-    for _ in 0..count {
-        sim.flush_random(run_bytes, keys);
-        sim.settle();
-    }
+    sim.fill(count, run_bytes, keys);
     sim
-}
-
-fn memtable(bytes: u64) -> KeyspaceOptions {
-    KeyspaceOptions { memtable_bytes: bytes, ..KeyspaceOptions::default() }
 }
 
 /// `cargo test --lib leveled::tests::survey -- --ignored --nocapture` prints what the defaults were
@@ -384,37 +104,17 @@ fn deleting_everything_gives_the_space_back() {
     assert_eq!(sim.version.table_count(), 0, "{}", shape(&sim.version));
 }
 
-/// Options under which a drawn tree (tables of 100 bytes) is large: plans stay below 3200 bytes.
-fn small_options() -> KeyspaceOptions {
-    KeyspaceOptions { table_bytes: 100, memtable_bytes: 100, ..KeyspaceOptions::default() }
-}
-
-fn pick_with(text: &str, change: impl FnOnce(&mut Sim)) -> Option<CompactionPlan> {
+/// The plan for the tree drawn.
+fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
     let leveled = Leveled { l0_runs: 4, base_bytes: 64 << 10, fanout: 10 };
     let mut sim = Sim::new(small_options(), leveled);
     sim.version = crate::version::text::version(text);
     change(&mut sim);
-    sim.pick()
-}
-
-/// The plan for the tree drawn, as `reason action inputs -> output`.
-fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
-    let Some(plan) = pick_with(text, change) else { return "nothing".to_owned() };
-    let input = |input: &PlanInput| {
-        let numbers: Vec<String> = input.tables.iter().map(|number| number.0.to_string()).collect();
-        format!("L{}:{}", input.level, numbers.join(","))
-    };
-    let inputs: Vec<String> = plan.inputs.iter().map(input).collect();
-    let (level, run) = (plan.output_level, plan.output_run.0);
-    format!("{:?} {:?} {} -> L{level} run {run}", plan.reason, plan.action, inputs.join(" "))
+    sim.picked()
 }
 
 fn picked(text: &str) -> String {
     picked_with(text, |_| ())
-}
-
-fn busy(numbers: &'static [u64]) -> impl FnOnce(&mut Sim) {
-    |sim| sim.busy.extend(numbers.iter().map(|number| FileNumber(*number)))
 }
 
 const FOUR_RUNS: &str = "
@@ -555,27 +255,6 @@ fn stacked_runs_below_level_0_become_one() {
     assert_eq!(picked(tree), "LevelBytes Merge L6:1 L6:2,3 -> L6 run 5");
 }
 
-/// What may happen to a tree.
-#[derive(Clone, Debug)]
-enum Step {
-    Flush { low: u64, width: u64, live: u8, dead: u8 },
-    Start,
-    Finish(usize),
-    Snapshot(u64),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let flush = (0..2000u64, 1..800u64, 0..100u8, 0..100u8)
-        .prop_map(|(low, width, live, dead)| Step::Flush { low, width, live, dead });
-    let step = prop_oneof![
-        6 => flush,
-        6 => Just(Step::Start),
-        4 => (0..8usize).prop_map(Step::Finish),
-        1 => (0..100u64).prop_map(Step::Snapshot),
-    ];
-    prop::collection::vec(step, 1..250)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -591,42 +270,14 @@ proptest! {
     ) {
         let options =
             KeyspaceOptions { table_bytes: 4096, memtable_bytes, ..KeyspaceOptions::default() };
-        live(steps, Sim::new(options, Leveled { l0_runs, base_bytes: 64 << 10, fanout }));
+        live(steps, Leveled { l0_runs, base_bytes: 64 << 10, fanout }, options);
     }
 }
 
-fn live(steps: Vec<Step>, mut sim: Sim) {
-    let mut running: Vec<(CompactionPlan, Vec<Arc<Table>>)> = Vec::new();
-    for step in steps {
-        match step {
-            Step::Flush { low, width, live, dead } => {
-                let all = 100.0 + f64::from(live) + f64::from(dead);
-                let (live, dead) = (f64::from(live) / all, f64::from(dead) / all);
-                sim.flush(Segment { low, high: low + width, live, dead });
-            }
-            Step::Snapshot(age) => {
-                sim.oldest_snapshot = SequenceNumber(sim.sequence.saturating_sub(age));
-            }
-            Step::Start => {
-                let Some(plan) = sim.pick() else { continue };
-                let outputs = sim.run(&plan);
-                sim.occupy(&plan);
-                running.push((plan, outputs));
-            }
-            Step::Finish(at) if at < running.len() => {
-                let (plan, outputs) = running.swap_remove(at);
-                sim.install(&plan, outputs);
-                sim.release(&running);
-            }
-            Step::Finish(_) => {}
-        }
-    }
-    while let Some((plan, outputs)) = running.pop() {
-        sim.install(&plan, outputs);
-    }
-    sim.release(&running);
-    sim.oldest_snapshot = SequenceNumber(sim.sequence);
+fn live(steps: Vec<Step>, leveled: Leveled, options: KeyspaceOptions) {
+    let mut sim = Sim::new(options, leveled);
+    sim.live(steps);
+    sim.release_snapshots();
     sim.settle();
-    assert_eq!(sim.leveled.debt_bytes(&sim.view()), 0);
-    assert!(sim.version.levels[0].runs.len() < sim.leveled.l0_runs);
+    assert!(sim.version.levels[0].runs.len() < leveled.l0_runs);
 }

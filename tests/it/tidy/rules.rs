@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use esker::options::{DbOptions, KeyspaceOptions};
+use esker::options::{Compaction, DbOptions, KeyspaceOptions};
 
 use super::layers::{Layers, mentions};
 use super::source::{Source, positions_of};
@@ -227,8 +227,12 @@ pub fn is_db_default(name: &str, value: &str) -> bool {
 
 /// Whether setting the option to `value` leaves a keyspace's options as they are by default.
 pub fn is_keyspace_default(name: &str, value: &str) -> bool {
-    let mut options = KeyspaceOptions::default();
-    options.set(name, value).unwrap_or(false) && options == KeyspaceOptions::default()
+    // An option of a strategy can be set only where the strategy is chosen.
+    Compaction::BUILT_IN.iter().any(|strategy| {
+        let default = KeyspaceOptions::default().compaction(Compaction::from_name(strategy));
+        let mut options = default.clone();
+        options.set(name, value).unwrap_or(false) && options == default
+    })
 }
 
 /// Every option of `names` has a section that tells its default.

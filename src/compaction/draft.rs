@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, PlanInput};
+use crate::options::KeyspaceOptions;
 use crate::table::Table;
 use crate::version::{Run, RunId};
 
@@ -51,6 +52,19 @@ impl<'a> Draft<'a> {
         self.inputs.iter().flat_map(|input| &input.run.tables[input.tables.clone()])
     }
 
+    /// Whether no two of the tables share a key.
+    pub(super) fn is_disjoint(&self) -> bool {
+        let mut ranges: Vec<_> =
+            self.tables().map(|table| (&table.meta().smallest, &table.meta().largest)).collect();
+        ranges.sort_unstable();
+        ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+    }
+
+    /// Whether the tables may serve in `level` as they are.
+    pub(super) fn is_movable(&self, options: &KeyspaceOptions, level: usize) -> bool {
+        self.inputs.iter().all(|input| is_movable(options, input.level, level))
+    }
+
     pub(super) fn into_merge(
         self,
         level: usize,
@@ -86,6 +100,12 @@ impl<'a> Draft<'a> {
         });
         CompactionPlan { action, reason, inputs: inputs.collect(), output_level, output_run }
     }
+}
+
+/// Whether a table made for level `from` may serve in level `to` as it is.
+pub(super) fn is_movable(options: &KeyspaceOptions, from: usize, to: usize) -> bool {
+    options.compression_at(from) == options.compression_at(to)
+        && options.filter_bits_at(from) >= options.filter_bits_at(to)
 }
 
 /// Which of `tables`, disjoint and in key order, meet the closed key range.

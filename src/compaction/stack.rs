@@ -1,0 +1,143 @@
+//! The runs of a tree as one stack, newest first, whatever their levels.
+//!
+//! Tiered strategies think in ages, not in levels: they merge adjacent runs of the stack, whole. So
+//! a tree that another strategy left is a stack like any other, and no level is special but the
+//! last: there the oldest run goes, where compression and filters by level expect it.
+//!
+//! # Where outputs go
+//! To the place of the newest input, or, when the oldest run of the tree is among the inputs, to
+//! the last level. Everything between the newest and the oldest input is an input too, so nothing
+//! is passed.
+
+use std::ops::Range;
+
+use crate::compaction::draft::Draft;
+use crate::compaction::{CompactionPlan, CompactionReason, TreeView};
+use crate::table::Table;
+use crate::version::{LEVEL_COUNT, Run, RunId};
+
+/// The level of the oldest run once it was merged.
+const LAST: usize = LEVEL_COUNT - 1;
+
+/// Tombstones with nothing below them are garbage worth a rewrite from one in so many entries on.
+const GARBAGE_SHARE: u64 = 16;
+
+/// A run with its level.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stacked<'a> {
+    pub(super) level: usize,
+    pub(super) run: &'a Run,
+    /// No running compaction reads any of it.
+    pub(super) is_idle: bool,
+}
+
+/// See the module text.
+#[derive(Debug)]
+pub(super) struct Stack<'a> {
+    tree: &'a TreeView<'a>,
+    /// Newest first.
+    pub(super) runs: Vec<Stacked<'a>>,
+}
+
+impl<'a> Stack<'a> {
+    pub(super) fn new(tree: &'a TreeView<'a>) -> Self {
+        let is_idle = |run: &Run| run.tables.iter().all(|table| !tree.is_busy(table.meta().number));
+        let levels = tree.version.levels.iter().enumerate();
+        let runs = levels.flat_map(|(level, of_level)| {
+            let stacked = move |run: &'a Run| Stacked { level, run, is_idle: is_idle(run) };
+            of_level.runs.iter().map(move |run| stacked(run))
+        });
+        Stack { tree, runs: runs.collect() }
+    }
+
+    pub(super) fn bytes(&self, at: usize) -> u64 {
+        self.runs[at].run.bytes()
+    }
+
+    /// The first run of those at the end of the stack that are all idle.
+    pub(super) fn idle_suffix(&self) -> usize {
+        self.runs.iter().rposition(|run| !run.is_idle).map_or(0, |busy| busy + 1)
+    }
+
+    /// The runs of a level.
+    pub(super) fn of_level(&self, level: usize) -> Range<usize> {
+        let start = self.runs.partition_point(|stacked| stacked.level < level);
+        start..self.runs.partition_point(|stacked| stacked.level <= level)
+    }
+
+    /// Makes one run of `range`, in the place that the module text says.
+    pub(super) fn merge(
+        &self,
+        range: Range<usize>,
+        reason: CompactionReason,
+    ) -> Option<CompactionPlan> {
+        let inputs = &self.runs[range.clone()];
+        let newest = inputs.first()?;
+        if range.end < self.runs.len() {
+            return self.merge_into(range, newest.level, newest.run.id, reason);
+        }
+        let joined = inputs.iter().find(|input| input.level == LAST).unwrap_or(newest);
+        self.merge_into(range, LAST, joined.run.id, reason)
+    }
+
+    /// Makes one run of `range`: by a move if no two tables meet and none holds a tombstone, else
+    /// by a merge. `None` if part of it is busy, or the place where it would go.
+    pub(super) fn merge_into(
+        &self,
+        range: Range<usize>,
+        level: usize,
+        run: RunId,
+        reason: CompactionReason,
+    ) -> Option<CompactionPlan> {
+        let mut draft = Draft::default();
+        for input in &self.runs[range] {
+            input.is_idle.then_some(())?;
+            draft.add(input.level, input.run, 0..input.run.tables.len());
+        }
+        let (low, high) = draft.key_range();
+        if self.tree.is_output_busy(level, low, high) {
+            return None;
+        }
+        let has_tombstones = draft.tables().any(|table| table.meta().tombstone_count > 0);
+        let is_movable = draft.is_movable(self.tree.options, level) && draft.is_disjoint();
+        Some(if is_movable && !has_tombstones {
+            draft.into_move(level, run, reason)
+        } else {
+            draft.into_merge(level, run, reason)
+        })
+    }
+
+    /// Rewrites in place a table, in `level_min` or below it, that nothing lies under and whose
+    /// tombstones all can go.
+    pub(super) fn pick_garbage(&self, level_min: usize) -> Option<CompactionPlan> {
+        for (at, &Stacked { level, run, .. }) in self.runs.iter().enumerate().rev() {
+            if level < level_min {
+                break;
+            }
+            let garbage = |table: &Table| self.is_garbage(table) && !self.is_over(at, table);
+            let Some(index) = run.tables.iter().position(|table| garbage(table)) else { continue };
+            let mut draft = Draft::default();
+            draft.add(level, run, index..index + 1);
+            let (low, high) = draft.key_range();
+            if !self.tree.is_output_busy(level, low, high) {
+                return Some(draft.into_merge(level, run.id, CompactionReason::Garbage));
+            }
+        }
+        None
+    }
+
+    /// Whether the table is idle, has enough tombstones, and no snapshot needs any of them.
+    fn is_garbage(&self, table: &Table) -> bool {
+        let meta = table.meta();
+        meta.tombstone_count > 0
+            && meta.tombstone_count.saturating_mul(GARBAGE_SHARE) >= meta.entry_count
+            && meta.sequence_max <= self.tree.oldest_snapshot
+            && !self.tree.is_busy(meta.number)
+    }
+
+    /// Whether `table`, of the run at `at`, meets an older run.
+    fn is_over(&self, at: usize, table: &Table) -> bool {
+        let (low, high) = (&table.meta().smallest, &table.meta().largest);
+        self.runs[at + 1..].iter().any(|older| !older.run.overlapping(low, high).is_empty())
+    }
+}
