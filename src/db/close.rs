@@ -17,6 +17,8 @@ use crate::version::edit::VersionEdit;
 
 /// Memtables that together hold less than this stay in the log at close: it is replayed in milliseconds.
 const LOG_KEPT_BYTES_MAX: u64 = 1 << 20;
+/// But not if the log is longer than this: the rest of it, flushed long ago, would be kept and read again.
+const LOG_KEPT_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Closes `inner`, whose threads and jobs have ended and which takes no more writes.
 pub(crate) fn close(inner: &Inner) -> Result<()> {
@@ -76,7 +78,9 @@ fn leave_in_log(inner: &Inner) -> Result<bool> {
     let active = |core: &KeyspaceCore| Arc::clone(&core.view.load().active);
     let bytes: u64 = cores.iter().map(|core| active(core).table.user_bytes()).sum();
     let unlogged = cores.iter().any(|core| active(core).has_unlogged());
-    if bytes <= LOG_KEPT_BYTES_MAX && !unlogged {
+    let log_bytes = inner.commit().lock().wal().live_bytes();
+    let is_short = bytes <= LOG_KEPT_BYTES_MAX && log_bytes <= LOG_KEPT_FILE_BYTES_MAX;
+    if is_short && !unlogged {
         return Ok(cores.iter().any(|core| !active(core).table.is_empty()));
     }
     for core in cores.iter().filter(|core| !active(core).table.is_empty()) {
