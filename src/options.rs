@@ -271,21 +271,11 @@ words!(Compression, "compression", "none" => Compression::None, "snap" => Compre
 
 impl DbOptions {
     /// The names that [`DbOptions::set`] knows.
+    #[rustfmt::skip] // A name a line would fill a page.
     pub const NAMES: &'static [&'static str] = &[
-        "durability",
-        "background_threads",
-        "cache_bytes",
-        "open_tables_max",
-        "wal_bytes_max",
-        "wal_segment_bytes",
-        "wal_mode",
-        "wal_recovery",
-        "async_interval_ms",
-        "read_mode",
-        "verify",
-        "scrub_interval_s",
-        "read_only",
-        "create_if_missing",
+        "durability", "background_threads", "cache_bytes", "open_tables_max", "wal_bytes_max",
+        "wal_segment_bytes", "wal_mode", "wal_recovery", "async_interval_ms", "read_mode",
+        "verify", "scrub_interval_s", "read_only", "create_if_missing",
     ];
 
     /// Sets the option called `name` from text. `Ok(false)` if there is no such option.
@@ -328,27 +318,12 @@ impl DbOptions {
 
 impl KeyspaceOptions {
     /// The names that [`KeyspaceOptions::set`] knows.
+    #[rustfmt::skip] // A name a line would fill a page.
     pub const NAMES: &'static [&'static str] = &[
-        "memtable_bytes",
-        "memtables_max",
-        "block_bytes",
-        "table_bytes",
-        "compression",
-        "filter_bits",
-        "filter",
-        "compaction",
-        "l0_runs",
-        "base_bytes",
-        "fanout",
-        "merge_width",
-        "size_slack_percent",
-        "runs_max",
-        "space_percent_max",
-        "runs_per_level",
-        "last_level_fanout",
-        "total_bytes_max",
-        "age_max_s",
-        "merge_runs",
+        "memtable_bytes", "memtables_max", "block_bytes", "table_bytes", "compression",
+        "filter_bits", "filter", "compaction", "l0_runs", "base_bytes", "fanout",
+        "merge_width", "size_slack_percent", "runs_max", "space_percent_max", "runs_per_level",
+        "last_level_fanout", "total_bytes_max", "age_max_s", "merge_runs",
         "debt_bytes_soft",
     ];
 
