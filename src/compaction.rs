@@ -14,6 +14,7 @@
 //! * It never names a table that is [`TreeView::is_busy`].
 
 mod draft;
+pub(crate) mod fifo;
 pub(crate) mod job;
 pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
@@ -120,6 +121,10 @@ pub enum CompactionReason {
     RunCount,
     /// The runs above the oldest one are too large for it.
     SpaceAmplification,
+    /// The tree has more bytes than it may.
+    TotalBytes,
+    /// A table is older than it may be.
+    Age,
     /// A table is mostly tombstones.
     Tombstones,
     /// Shadowed versions or tombstones at the bottom are no longer needed by any snapshot.

@@ -80,7 +80,7 @@ pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{
-    Compaction, Compression, DbOptions, Durability, FilterKind, KeyspaceOptions, LazyLeveled,
+    Compaction, Compression, DbOptions, Durability, Fifo, FilterKind, KeyspaceOptions, LazyLeveled,
     Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;

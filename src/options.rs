@@ -13,7 +13,7 @@ mod compaction;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-pub use compaction::{Compaction, LazyLeveled, Leveled, SizeTiered};
+pub use compaction::{Compaction, Fifo, LazyLeveled, Leveled, SizeTiered};
 
 /// How long a write may be at risk after the call returned. See `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -346,6 +346,9 @@ impl KeyspaceOptions {
         "space_percent_max",
         "runs_per_level",
         "last_level_fanout",
+        "total_bytes_max",
+        "age_max_s",
+        "merge_runs",
         "debt_bytes_soft",
     ];
 

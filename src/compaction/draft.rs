@@ -83,6 +83,10 @@ impl<'a> Draft<'a> {
         self.into_plan(CompactionAction::Move, level, run, reason)
     }
 
+    pub(super) fn into_drop(self, reason: CompactionReason) -> CompactionPlan {
+        self.into_plan(CompactionAction::Drop, 0, RunId::default(), reason)
+    }
+
     fn into_plan(
         self,
         action: CompactionAction,

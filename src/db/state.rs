@@ -357,6 +357,7 @@ pub(crate) fn strategy_for(
         Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
         Compaction::SizeTiered(tiered) => Some(Arc::new(*tiered)),
         Compaction::LazyLeveled(lazy) => Some(Arc::new(*lazy)),
+        Compaction::Fifo(fifo) => Some(Arc::new(*fifo)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
 }

@@ -73,6 +73,26 @@ impl Default for LazyLeveled {
     }
 }
 
+/// First in, first out: the oldest tables are dropped. **Drops live data by design**; nothing else is merged or kept.
+///
+/// For caches and logs of bounded size or age: the least write amplification, and as many runs as tables.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fifo {
+    /// Bytes of all tables above which the oldest are dropped. Default 16 GiB, at least 64 KiB.
+    pub total_bytes_max: u64,
+    /// Seconds after the writing of its newest entry from which a table is dropped. 0: never (default).
+    pub age_max_s: u64,
+    /// Adjacent runs, none larger than a memtable, that are merged into one. Default 0, which is never, range 0 or
+    /// 2..=64.
+    pub merge_runs: usize,
+}
+
+impl Default for Fifo {
+    fn default() -> Self {
+        Fifo { total_bytes_max: 16 << 30, age_max_s: 0, merge_runs: 0 }
+    }
+}
+
 /// How a keyspace's tree is compacted.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -83,6 +103,8 @@ pub enum Compaction {
     SizeTiered(SizeTiered),
     /// [`LazyLeveled`].
     LazyLeveled(LazyLeveled),
+    /// [`Fifo`]. Drops live data by design.
+    Fifo(Fifo),
     /// The strategy registered under this name with [`DbBuilder::strategy`](crate::DbBuilder::strategy).
     Named(String),
 }
@@ -104,11 +126,15 @@ const PARAMETERS: &[(&str, &[&str])] = &[
     ("space_percent_max", &["size_tiered"]),
     ("runs_per_level", &["lazy_leveled"]),
     ("last_level_fanout", &["lazy_leveled"]),
+    ("total_bytes_max", &["fifo"]),
+    ("age_max_s", &["fifo"]),
+    ("merge_runs", &["fifo"]),
 ];
 
 impl Compaction {
     /// The names of the built-in strategies, the default first.
-    pub const BUILT_IN: &'static [&'static str] = &["leveled", "size_tiered", "lazy_leveled"];
+    pub const BUILT_IN: &'static [&'static str] =
+        &["leveled", "size_tiered", "lazy_leveled", "fifo"];
 
     /// The strategy's name, as the manifest and tools say it.
     pub fn name(&self) -> &str {
@@ -116,6 +142,7 @@ impl Compaction {
             Compaction::Leveled(_) => "leveled",
             Compaction::SizeTiered(_) => "size_tiered",
             Compaction::LazyLeveled(_) => "lazy_leveled",
+            Compaction::Fifo(_) => "fifo",
             Compaction::Named(name) => name,
         }
     }
@@ -126,6 +153,7 @@ impl Compaction {
             "leveled" => Leveled::default().into(),
             "size_tiered" => SizeTiered::default().into(),
             "lazy_leveled" => LazyLeveled::default().into(),
+            "fifo" => Fifo::default().into(),
             _ => Compaction::Named(name.to_owned()),
         }
     }
@@ -154,6 +182,11 @@ impl Compaction {
             (Compaction::LazyLeveled(lazy), "last_level_fanout") => {
                 lazy.last_level_fanout = number(name, value)?;
             }
+            (Compaction::Fifo(fifo), "total_bytes_max") => {
+                fifo.total_bytes_max = number(name, value)?;
+            }
+            (Compaction::Fifo(fifo), "age_max_s") => fifo.age_max_s = number(name, value)?,
+            (Compaction::Fifo(fifo), "merge_runs") => fifo.merge_runs = number(name, value)?,
             _ => return self.refuse(name).map_or(Ok(false), Err),
         }
         Ok(true)
@@ -187,6 +220,11 @@ impl Compaction {
                 ("runs_per_level", lazy.runs_per_level.to_string()),
                 ("last_level_fanout", lazy.last_level_fanout.to_string()),
             ],
+            Compaction::Fifo(fifo) => vec![
+                ("total_bytes_max", fifo.total_bytes_max.to_string()),
+                ("age_max_s", fifo.age_max_s.to_string()),
+                ("merge_runs", fifo.merge_runs.to_string()),
+            ],
             Compaction::Named(_) => Vec::new(),
         }
     }
@@ -216,6 +254,13 @@ impl Compaction {
                 check("runs_per_level", lazy.runs_per_level as u64, 2, 64)?;
                 check("last_level_fanout", lazy.last_level_fanout, 1, 100)
             }
+            Compaction::Fifo(fifo) => {
+                check("total_bytes_max", fifo.total_bytes_max, 64 << 10, u64::MAX)?;
+                if fifo.merge_runs == 1 {
+                    return Err(bad("merge_runs", "1", "0 or in 2..=64"));
+                }
+                check("merge_runs", fifo.merge_runs as u64, 0, 64)
+            }
             Compaction::Named(_) => Ok(()),
         }
     }
@@ -232,7 +277,7 @@ macro_rules! choices {
     };
 }
 
-choices!(Leveled, SizeTiered, LazyLeveled);
+choices!(Leveled, SizeTiered, LazyLeveled, Fifo);
 
 #[cfg(test)]
 mod tests {
@@ -293,6 +338,7 @@ mod tests {
         refuse(Leveled { fanout: 1, ..Leveled::default() }.into(), "fanout=1");
         refuse(SizeTiered { merge_width: 1, ..SizeTiered::default() }.into(), "merge_width=1");
         refuse(LazyLeveled { runs_per_level: 1, last_level_fanout: 3 }.into(), "runs_per_level=1");
+        refuse(Fifo { merge_runs: 1, ..Fifo::default() }.into(), "merge_runs=1");
         refuse(SizeTiered { runs_max: 4, ..SizeTiered::default() }.into(), "runs_max=4");
     }
 }

@@ -1,8 +1,14 @@
 //! Each public operation does what its documentation says, on the real file system.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use esker::{Db, Durability, ErrorKind, Iter, KeyspaceOptions, WriteBatch, WriteOptions};
+use esker::clock::ManualClock;
+use esker::fs::sim_fs::SimFs;
+use esker::{Db, Durability, ErrorKind, Fifo, Iter, KeyspaceOptions, WriteBatch, WriteOptions};
+
+use crate::support::Setup;
 
 fn open(dir: &Path) -> Db {
     Db::open(dir).unwrap()
@@ -159,4 +165,47 @@ fn a_closed_database_says_so() {
         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
     }
     open(dir.path());
+}
+
+/// Puts `count` values of a kilobyte under ascending keys, and waits for compaction.
+fn put_kilobytes(db: &Db, from: u32, count: u32) {
+    for at in from..from + count {
+        db.put(at.to_be_bytes(), vec![at as u8; 1024]).unwrap();
+    }
+    db.flush().unwrap();
+}
+
+#[test]
+fn fifo_drops_the_oldest_by_bytes_and_by_age() {
+    let fs = SimFs::new();
+    let clock = Arc::new(ManualClock::at_unix_ms(1_700_000_000_000));
+    let open = |fifo: Fifo| {
+        let setup = Setup::small();
+        let builder = Db::builder()
+            .options(setup.db)
+            .default_keyspace(setup.keyspace.compaction(fifo))
+            .file_system(Arc::new(fs.clone()))
+            .clock(clock.clone());
+        builder.open(Path::new("/db")).unwrap()
+    };
+    let kept = |db: &Db| -> Vec<u32> {
+        let key = |key: Vec<u8>| u32::from_be_bytes(key.try_into().unwrap());
+        db.iter().map(|item| key(item.unwrap().0)).collect()
+    };
+    let db = open(Fifo { total_bytes_max: 64 << 10, ..Fifo::default() });
+    put_kilobytes(&db, 0, 300);
+    let keys = kept(&db);
+    assert!((40..=64).contains(&keys.len()), "{} kilobytes are kept of 64", keys.len());
+    assert!(keys.iter().copied().eq(keys[0]..300), "the newest, without a gap: {keys:?}");
+    db.close().unwrap();
+
+    let db = open(Fifo { age_max_s: 10, ..Fifo::default() });
+    clock.advance(Duration::from_secs(9));
+    put_kilobytes(&db, 1000, 1);
+    assert_eq!(kept(&db).len(), keys.len() + 1);
+    clock.advance(Duration::from_secs(2));
+    put_kilobytes(&db, 2000, 1);
+    assert_eq!(kept(&db), [1000, 2000]);
+    assert!(db.verify().unwrap().is_ok());
+    db.close().unwrap();
 }

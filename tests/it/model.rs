@@ -16,8 +16,8 @@ use esker::Durability::{Async, Buffered, Disabled, Sync};
 use esker::fs::StdFs;
 use esker::fs::sim_fs::{Persist, SimFs};
 use esker::{
-    Compaction, Compression, Cursor, Iter, Keyspace, LazyLeveled, Leveled, ReadMode, SizeTiered,
-    Snapshot, Verify, WalMode,
+    Compaction, Compression, Cursor, Fifo, Iter, Keyspace, LazyLeveled, Leveled, ReadMode,
+    SizeTiered, Snapshot, Verify, WalMode,
 };
 
 use crate::support::{
@@ -424,6 +424,24 @@ fn lazy_leveled() {
     on_sim("lazy-leveled, three threads", &setup);
 }
 
+/// Nothing is dropped as long as everything fits.
+#[test]
+fn fifo() {
+    let setup = small(|setup| {
+        setup.keyspace.compaction = Fifo { merge_runs: 3, ..ROOMY }.into();
+    });
+    on_sim("fifo", &setup);
+    let setup = small(|setup| {
+        setup.keyspace.compaction = ROOMY.into();
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.db.background_threads = 3;
+    });
+    on_sim("fifo, three threads", &setup);
+}
+
+/// Keeps everything that these tests write.
+const ROOMY: Fifo = Fifo { total_bytes_max: 1 << 40, age_max_s: 0, merge_runs: 0 };
+
 /// Every strategy takes over what another one left, again and again.
 #[test]
 fn strategies_that_take_turns() {
@@ -434,6 +452,7 @@ fn strategies_that_take_turns() {
         SizeTiered { merge_width: 3, size_slack_percent: 50, runs_max: 5, space_percent_max: 100 }
             .into(),
         LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }.into(),
+        Fifo { merge_runs: 4, ..ROOMY }.into(),
     ];
     for seed in 0..8 * scale() {
         let _say = SayOnPanic("strategies that take turns", seed);

@@ -57,6 +57,9 @@ const MEANINGS: &[(&str, &str)] = &[
     ("space_percent_max", "size_tiered: newer runs in percent of the oldest, 1..=10000"),
     ("runs_per_level", "lazy_leveled: runs of a level that become one of the next, 2..=64"),
     ("last_level_fanout", "lazy_leveled: the last level against all above it, 1..=100"),
+    ("total_bytes_max", "fifo: bytes above which the oldest tables are dropped, at least 64 KiB"),
+    ("age_max_s", "fifo: seconds after which a table is dropped; 0 never"),
+    ("merge_runs", "fifo: adjacent small runs that are merged into one, 2..=64; 0 never"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
 ];
 
