@@ -97,6 +97,8 @@ pub enum Command {
     Options,
     /// Run workloads of db-bench and YCSB by name; one JSON line for each
     Bench(BenchArgs),
+    /// Turn the output of `bench amplification` into a page of plots (HTML, self-contained)
+    Report(ReportArgs),
     /// Read commands from standard input; a line editor on a terminal
     Shell(ShellArgs),
     /// Index every path below a directory, change, read, compact, verify; print the amplification
@@ -306,6 +308,30 @@ pub struct BenchArgs {
     /// Text carried into the JSON line
     #[arg(long, default_value = "")]
     pub tag: String,
+    /// Of amplification: the strategies to compare
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        default_value = "leveled,size_tiered,lazy_leveled,fifo,time_window"
+    )]
+    pub strategies: Vec<String>,
+    /// Of amplification: the loads to compare them under
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LOAD,...",
+        default_value = "load,overwrite_uniform,overwrite_zipf,time_series,delete_heavy"
+    )]
+    pub loads: Vec<crate::amplification::Load>,
+}
+
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Files with the output of `bench amplification`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 fn parse_durability(text: &str) -> Result<Durability, String> {

@@ -12,10 +12,10 @@
 //! `workload` names the workloads, `driver` runs them, `data` makes keys and values, `measure` reads clocks and
 //! `/proc`.
 
-mod data;
+pub mod data;
 mod driver;
-mod measure;
-mod report;
+pub mod measure;
+pub mod report;
 mod workload;
 
 use std::fs::File;
@@ -26,6 +26,7 @@ use esker::{DbOptions, KeyspaceOptions};
 
 pub use workload::Workload;
 
+use crate::amplification;
 use crate::args::{BenchArgs, Global};
 use crate::database::{self, Access, Opened};
 use crate::error::Failure;
@@ -39,6 +40,13 @@ const MIB: u64 = 1 << 20;
 /// `bench WORKLOAD...`.
 pub fn run(global: &Global, args: &BenchArgs, out: &mut Out) -> Result<(), Failure> {
     let dir = database::directory(global)?;
+    if args.workloads.contains(&Workload::Amplification) {
+        if args.workloads.len() > 1 {
+            return Err(Failure::usage("amplification makes databases of its own")
+                .advise("run it without other workloads"));
+        }
+        return amplification::run(global, args, &dir, out);
+    }
     if args.fresh == 1 {
         remove_database(&dir)?;
     }
@@ -122,7 +130,7 @@ fn open(global: &Global, args: &BenchArgs) -> Result<Opened, Failure> {
 }
 
 /// Removes a database from `dir`, and only a database: any file that is not one of its own stops it.
-fn remove_database(dir: &Path) -> Result<(), Failure> {
+pub fn remove_database(dir: &Path) -> Result<(), Failure> {
     if !dir.exists() {
         return Ok(());
     }

@@ -158,7 +158,8 @@ impl Overrides {
         self.pairs.iter().any(|(set, _)| set == name)
     }
 
-    fn database(&self, mut options: DbOptions) -> Result<DbOptions, Failure> {
+    /// `options` with those of the command line over them.
+    pub fn database(&self, mut options: DbOptions) -> Result<DbOptions, Failure> {
         for (name, value) in &self.pairs {
             options.set(name, value).map_err(|error| Failure::from(error).at("command line"))?;
         }

@@ -9,6 +9,7 @@
     reason = "the engine's seams are for the engine: this program reads files, clocks and starts threads itself"
 )]
 
+mod amplification;
 mod args;
 mod bench;
 mod database;
@@ -70,6 +71,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<(), Failure> {
         Command::Completions { shell } => verbs::about::completions(*shell, out),
         Command::Man => verbs::about::man(out),
         Command::Bench(args) => bench::run(global, args, out),
+        Command::Report(args) => amplification::report(args, out),
         Command::Shell(args) => shell::run(global, args, out),
         Command::Demo(args) => demo::run(global, args, out),
     }

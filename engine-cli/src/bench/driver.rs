@@ -189,8 +189,8 @@ impl<'a> Worker<'a> {
             Workload::YcsbD => self.mix(ops, 95, Worker::get_latest, Worker::insert)?,
             Workload::YcsbE => self.mix(ops, 95, Worker::scan_zipf, Worker::insert)?,
             Workload::YcsbF => self.mix(ops, 50, Worker::get_zipf, Worker::read_modify_write)?,
-            Workload::ScanAll | Workload::Compact | Workload::Open => {
-                unreachable!("{:?} is one operation and has no threads", self.driver.workload)
+            Workload::ScanAll | Workload::Compact | Workload::Open | Workload::Amplification => {
+                unreachable!("{:?} is not run by threads of ours", self.driver.workload)
             }
         }
         Ok(std::mem::replace(

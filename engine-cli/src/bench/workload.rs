@@ -48,6 +48,8 @@ pub enum Workload {
     Compact,
     /// Open the database
     Open,
+    /// Every compaction strategy under every load of --loads, in databases below DIR: samples and totals
+    Amplification,
 }
 
 impl Workload {
@@ -75,6 +77,7 @@ impl Workload {
             Workload::Rww => "rww",
             Workload::Compact => "compact",
             Workload::Open => "open",
+            Workload::Amplification => "amplification",
         }
     }
 
