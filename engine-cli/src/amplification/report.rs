@@ -133,8 +133,10 @@ impl<'a> Report<'a> {
     fn lines(&self, axes: Axes<'_>, load: &str, value: impl Fn(&Sample) -> f64) -> String {
         let series = self.strategies.iter().map(|strategy| {
             let of_pair = self.samples.iter().filter(|sample| is(&sample.pair, load, strategy));
-            // The very first bytes are all log: not worth a spike.
-            let told = of_pair.filter(|sample| sample.user_bytes > 0);
+            let of_pair: Vec<_> = of_pair.collect();
+            // A ratio to the very first bytes is a spike that says nothing.
+            let told_from = of_pair.last().map_or(0, |last| last.user_bytes / 100);
+            let told = of_pair.iter().filter(|sample| sample.user_bytes > told_from);
             Series {
                 colour: self.colour(strategy),
                 points: told.map(|sample| (sample.seconds, value(sample))).collect(),
