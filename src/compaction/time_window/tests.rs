@@ -1,0 +1,1 @@
+//! Time-window compaction over metadata alone: plans on drawn trees, and trees that grow and expire.
