@@ -47,6 +47,15 @@ pub trait CompactionStrategy: Send + Sync + fmt::Debug {
     /// the throttle.
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64;
 
+    /// When a silent strategy wants to be asked again though the tree does not change, in Unix
+    /// milliseconds: the earliest moment after [`TreeView::now_ms`] at which time alone gives
+    /// [`CompactionStrategy::pick`] something to do. `None`: never. A moment that has passed is
+    /// ignored: the strategy is asked before it is asked for this.
+    fn due_at_ms(&self, tree: &TreeView<'_>) -> Option<u64> {
+        let _ = tree;
+        None
+    }
+
     /// The number of runs in level 0 at which writers stop; they are slowed from half of it on.
     /// `None`: runs do not slow writers, only debt does.
     fn level0_runs_max(&self) -> Option<usize> {
