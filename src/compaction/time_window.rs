@@ -36,9 +36,10 @@
 //! Write times follow the order of writing, so hardly anything is late: a memtable that was flushed
 //! after its window was sealed, or one under a clock that was set back within a window. Such a run
 //! is sealed like any other, and rule 3 is held against it at once, within the same plan: if it is
-//! small it stays beside the large run of its window. So a byte of late data makes at most four
-//! bytes of sealed data be written again, however large the window; and the runs of a window grow
-//! fourfold with age, so that there are no more than log4 of its size.
+//! small it stays beside the large run of its window. So a late byte makes at most four others be
+//! written again when it is merged into an older run, and that makes its run more than five times
+//! as large: it happens log5 times of what the window has, and the large run is spared until it is
+//! worth it. The runs of a window grow fourfold with age, so there are no more than log4 of them.
 //!
 //! # Why it falls silent
 //! Kinds 1 to 3 lower the number of runs, or move a run down to the last level, where only kind 3
@@ -158,8 +159,9 @@ impl Windows<'_> {
         stretches.find_map(|stretch| {
             let newest = self.stack.runs[stretch.start];
             let (level, run) = (newest.level, newest.run.id);
-            (stretch.len() >= merge_width)
-                .then(|| self.stack.merge_into(stretch, level, run, CompactionReason::SimilarRuns))?
+            (stretch.len() >= merge_width).then(|| {
+                self.stack.merge_into(stretch, level, run, CompactionReason::SimilarRuns)
+            })?
         })
     }
 
@@ -185,7 +187,7 @@ impl Windows<'_> {
         let mut end = start;
         while end < self.current_end && self.is_idle(end) {
             let bytes = self.stack.bytes(end);
-            if largest > 0 && bytes / 2 > largest {
+            if largest > 0 && bytes > largest.saturating_mul(2) {
                 break;
             }
             largest = largest.max(bytes);
