@@ -26,6 +26,7 @@ pub(crate) mod size_tiered;
 mod stack;
 #[cfg(test)]
 mod tests;
+pub(crate) mod time_window;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -131,6 +132,8 @@ pub enum CompactionReason {
     RunCount,
     /// The runs above the oldest one are too large for it.
     SpaceAmplification,
+    /// A time window is over.
+    PastWindow,
     /// The tree has more bytes than it may.
     TotalBytes,
     /// A table is older than it may be.

@@ -82,7 +82,7 @@ pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{
     Compaction, Compression, DbOptions, Durability, Fifo, FilterKind, KeyspaceOptions, LazyLeveled,
-    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
+    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, TimeWindow, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
 

@@ -13,7 +13,7 @@ mod compaction;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-pub use compaction::{Compaction, Fifo, LazyLeveled, Leveled, SizeTiered};
+pub use compaction::{Compaction, Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
 
 /// How long a write may be at risk after the call returned. See `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -353,6 +353,7 @@ impl KeyspaceOptions {
         "total_bytes_max",
         "age_max_s",
         "merge_runs",
+        "window_s",
         "debt_bytes_soft",
         "default_ttl_s",
     ];

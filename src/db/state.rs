@@ -375,6 +375,7 @@ pub(crate) fn strategy_for(
         Compaction::SizeTiered(tiered) => Some(Arc::new(*tiered)),
         Compaction::LazyLeveled(lazy) => Some(Arc::new(*lazy)),
         Compaction::Fifo(fifo) => Some(Arc::new(*fifo)),
+        Compaction::TimeWindow(windows) => Some(Arc::new(*windows)),
         Compaction::Named(name) => registered.get(name).cloned(),
     }
 }
