@@ -209,18 +209,18 @@ fn enter(
                 return Err(inner.poison(error));
             }
         };
-        let goes_on = wal_end.segment != before.segment;
-        wants_segment = wal.wants_prepared_segment() || goes_on;
-        if goes_on {
+        let is_begun = before.offset == 0 || wal_end.segment != before.segment;
+        wants_segment = wal.wants_prepared_segment() || is_begun;
+        if is_begun {
             inner.listeners.note(|| Event::WalSegmentBegun(wal_end.segment));
         }
         targets.memories.iter().for_each(|memory| memory.note_segment(wal_end.segment));
-        if goes_on && wal.live_bytes() > inner.options.wal_bytes_max {
+        if is_begun && wal.live_bytes() > inner.options.wal_bytes_max {
             rotated |= bound_log(inner, last);
             wants_segment = true;
         }
         commit.totals.wal_records += 1;
-        commit.totals.wal_bytes += wal_end.offset - if goes_on { 0 } else { before.offset };
+        commit.totals.wal_bytes += wal_end.offset - if is_begun { 0 } else { before.offset };
     }
     for memory in targets.memories.iter().filter(|memory| memory.table.is_empty()) {
         memory.table.note_write_time(inner.clock.unix_ms());
