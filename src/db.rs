@@ -7,6 +7,7 @@ pub(crate) mod snapshots;
 pub(crate) mod waiter;
 pub(crate) mod commit;
 pub(crate) mod throttle;
+pub(crate) mod stalls;
 pub(crate) mod work;
 pub(crate) mod state;
 pub(crate) mod install;
@@ -45,6 +46,7 @@ use crate::db::metrics::Metrics;
 use crate::db::recovery::OpenRequest;
 use crate::db::snapshot::Snapshot;
 use crate::error::Result;
+use crate::event::{EventListener, Listeners};
 use crate::fs::{FileSystem, StdFs};
 use crate::options::{DbOptions, KeyspaceOptions, WriteOptions};
 use crate::spawn::{Spawn, StdSpawn};
@@ -216,7 +218,8 @@ impl Db {
     /// `InvalidArgument` if an option is out of range, the strategy is not registered, or the name is empty, longer
     /// than 255 bytes, or has control characters.
     pub fn keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
-        let core = keyspaces::open(&self.handle.inner, name, options)?;
+        let core = keyspaces::open(&self.handle.inner, name, options)
+            .inspect_err(|_| self.handle.inner.tell_failure())?;
         Ok(Keyspace { handle: Arc::clone(&self.handle), core })
     }
 
@@ -229,7 +232,14 @@ impl Db {
 
     /// The names of all keyspaces, in the order of their creation.
     pub fn list_keyspaces(&self) -> Vec<String> {
-        self.handle.inner.keyspaces.load().in_order().iter().map(|core| core.name.clone()).collect()
+        self.handle
+            .inner
+            .keyspaces
+            .load()
+            .in_order()
+            .iter()
+            .map(|core| core.name.to_string())
+            .collect()
     }
 
     /// Drops the keyspace called `name` and everything in it. Returns whether there was one. Durable when it returns.
@@ -239,6 +249,7 @@ impl Db {
     /// `InvalidArgument` for the keyspace `default`, which every database has.
     pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
         keyspaces::drop_keyspace(&self.handle.inner, name)
+            .inspect_err(|_| self.handle.inner.tell_failure())
     }
 
     /// Writes what is in memory to tables, in all keyspaces, and waits for it.
@@ -316,6 +327,18 @@ pub struct DbBuilder {
     clock: Arc<dyn Clock>,
     spawner: Arc<dyn Spawn>,
     strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    listeners: ListenerList,
+}
+
+/// The listeners of a database to be opened.
+#[derive(Default)]
+struct ListenerList(Vec<Arc<dyn EventListener>>);
+
+/// Listeners need not be printable: closures are not.
+impl fmt::Debug for ListenerList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} listeners", self.0.len())
+    }
 }
 
 impl Default for DbBuilder {
@@ -327,6 +350,7 @@ impl Default for DbBuilder {
             clock: Arc::new(SystemClock::default()),
             spawner: Arc::new(StdSpawn),
             strategies: BTreeMap::new(),
+            listeners: ListenerList::default(),
         }
     }
 }
@@ -369,6 +393,13 @@ impl DbBuilder {
         self
     }
 
+    /// Registers a listener that hears of flushes, compactions, stalls and errors as they happen. Several may be
+    /// registered; they are called in the order of registration. What a listener may do: see [`event`](crate::event).
+    pub fn listener(mut self, listener: Arc<dyn EventListener>) -> Self {
+        self.listeners.0.push(listener);
+        self
+    }
+
     /// Opens the database in `dir`. See [`Db::open`] for errors.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
         let request = OpenRequest {
@@ -379,6 +410,7 @@ impl DbBuilder {
             clock: self.clock,
             spawner: self.spawner,
             strategies: self.strategies,
+            listeners: Listeners::new(self.listeners.0).into(),
         };
         let handle = recovery::open(&request)?;
         let core = Arc::clone(&handle.inner.default_keyspace);

@@ -69,6 +69,7 @@ pub mod version;
 pub(crate) mod manifest;
 pub(crate) mod table_cache;
 pub mod compaction;
+pub mod event;
 pub(crate) mod flush;
 pub(crate) mod db;
 
@@ -80,6 +81,7 @@ pub use db::metrics::{KeyspaceMetrics, LevelMetrics, Metrics, StallMetrics};
 pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, EventListener};
 pub use options::{
     Compaction, Compression, DbOptions, Durability, Fifo, FilterKind, KeyspaceOptions, LazyLeveled,
     Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, TimeWindow, Verify, WalMode, WriteOptions,

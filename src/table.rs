@@ -54,6 +54,30 @@ pub struct TableMeta {
     pub checksum: u32,
 }
 
+/// A table without entries, whose entries never expire: the start of a description in a test, with
+/// `..TableMeta::default()`.
+impl Default for TableMeta {
+    fn default() -> Self {
+        TableMeta {
+            number: FileNumber::default(),
+            file_bytes: 0,
+            entry_count: 0,
+            tombstone_count: 0,
+            key_bytes: 0,
+            value_bytes: 0,
+            smallest: Box::default(),
+            largest: Box::default(),
+            sequence_min: SequenceNumber::ZERO,
+            sequence_max: SequenceNumber::ZERO,
+            write_time_min_ms: 0,
+            write_time_max_ms: 0,
+            expiry_min_ms: u64::MAX,
+            expiry_max_ms: u64::MAX,
+            checksum: 0,
+        }
+    }
+}
+
 impl TableMeta {
     /// Whether `key` lies in the table's key range.
     pub fn covers(&self, key: &[u8]) -> bool {

@@ -19,6 +19,7 @@ use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Running, WorkState};
 use crate::error::{Error, Result};
+use crate::event::{BackgroundError, BackgroundTask, Event};
 use crate::key::SequenceNumber;
 use crate::spawn::Spawn;
 use crate::wal::writer::WalWriter;
@@ -41,6 +42,8 @@ enum Job {
     PrepareSegment,
     RemoveFiles,
     Compact(Box<CompactJob>),
+    /// A strategy made a plan that was refused, for this reason.
+    ReportRefusal(Error),
 }
 
 /// Starts the threads that the options ask for.
@@ -119,6 +122,9 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         if let Some(job) = compact_job::pick(inner, state) {
             return Some(Job::Compact(Box::new(job)));
         }
+        if let Some(error) = &state.compaction_error {
+            return Some(Job::ReportRefusal(error.clone()));
+        }
         state.compaction_wanted = false;
         state.compaction_due_at_ms = compact_job::due_at_ms(inner, state);
         inner.work.due_changed();
@@ -151,7 +157,9 @@ fn run(inner: &Inner, (job, running): ChosenJob<'_>) -> Result<()> {
     if result.is_err() {
         // Whoever waits for what failed must not wait on.
         inner.wake_all();
+        inner.tell_failure();
     }
+    inner.listeners.tell();
     result
 }
 
@@ -161,12 +169,13 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             let result = flush_job::run(inner, &core);
             let mut state = inner.work.lock();
             state.flushing.remove(&core.id);
-            note_result(inner, &mut state, &result, true);
+            note_result(inner, &mut state, &result, (BackgroundTask::Flush, &core));
             drop(state);
             inner.work.job_ended();
             result
         }
         Job::PrepareSegment => prepare_segment(inner),
+        Job::ReportRefusal(error) => Err(error),
         Job::RemoveFiles => {
             remove_unreferenced(inner);
             Ok(())
@@ -179,7 +188,7 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             let mut state = inner.work.lock();
             state.release(job.core.id, &job.plan, &job.version);
             state.compaction_wanted = true;
-            note_result(inner, &mut state, &result, false);
+            note_result(inner, &mut state, &result, (BackgroundTask::Compaction, &job.core));
             drop(state);
             if result.is_err() {
                 // Writers that it was to let go on must learn that it does not.
@@ -192,12 +201,21 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
     }
 }
 
-fn note_result(inner: &Inner, state: &mut WorkState, result: &Result<()>, flush: bool) {
+fn note_result(
+    inner: &Inner,
+    state: &mut WorkState,
+    result: &Result<()>,
+    (task, core): (BackgroundTask, &KeyspaceCore),
+) {
     if let Err(error) = result
         && !compact_job::is_cancelled(error)
     {
         inner.counters().background_errors.add(1);
-        state.note_error(error, flush);
+        state.note_error(error, task == BackgroundTask::Flush);
+        inner.listeners.note(|| {
+            let (keyspace, error) = (Arc::clone(&core.name), error.clone());
+            Event::BackgroundError(BackgroundError { task, keyspace, error })
+        });
     }
 }
 
@@ -337,7 +355,7 @@ fn run_timer(inner: &Inner) {
             }
             inner.work.take_async();
             // A failure poisons the queue; every later write says so.
-            let _ = inner.commit().sync(&*inner.clock);
+            let _ = inner.commit().sync(&*inner.clock).inspect_err(|_| inner.tell_failure());
         }
         if let (Some(every), Some(at)) = (scrub, next_scrub_ns)
             && inner.clock.monotonic_ns() >= at
@@ -358,7 +376,7 @@ pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
         let commit = inner.commit().lock();
         commit.check()?;
         if !core.view.load().active.table.is_empty() {
-            core.rotate(SequenceNumber(commit.next_sequence.0 - 1), inner.clock.unix_ms());
+            inner.rotate(core, SequenceNumber(commit.next_sequence.0 - 1));
         }
     }
     inner.work.announce();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::db::state::Inner;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
 use crate::file_name::FileKind;
 use crate::key::FileNumber;
 use crate::manifest::recovery::recover;
@@ -56,6 +57,10 @@ pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
     }
     verify_manifest(inner, &mut report);
     verify_log(inner, &mut report);
+    for error in &report.problems {
+        inner.listeners.note(|| Event::CorruptionFound(error.clone()));
+    }
+    inner.listeners.tell();
     Ok(report)
 }
 
@@ -134,6 +139,7 @@ pub(crate) fn scrub(inner: &Inner) {
             match verify_table(inner, table) {
                 Err(error) if error.kind() != ErrorKind::Closed => {
                     inner.counters().background_errors.add(1);
+                    inner.listeners.emit(|| Event::CorruptionFound(error.clone()));
                     inner.work.lock().first_error.get_or_insert(error);
                 }
                 _ => {}

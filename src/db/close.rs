@@ -11,6 +11,7 @@ use crate::db::flush_job;
 use crate::db::install::{commit_edit, note_log_state, remove_unreferenced, retire_segments};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::error::Result;
+use crate::event::Event;
 use crate::file_name::FileKind;
 use crate::key::SequenceNumber;
 use crate::version::edit::VersionEdit;
@@ -58,6 +59,7 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
     let (current, unused) = inner.commit().lock().wal().finish();
     let remove = |number| {
         let _ = inner.fs.remove(&FileKind::WalSegment(number).path(&inner.dir));
+        inner.listeners.note(|| Event::WalSegmentRemoved(number));
     };
     unused.into_iter().for_each(remove);
     match current {
@@ -85,7 +87,7 @@ fn leave_in_log(inner: &Inner) -> Result<bool> {
     }
     for core in cores.iter().filter(|core| !active(core).table.is_empty()) {
         let next = inner.commit().lock().next_sequence;
-        core.rotate(SequenceNumber(next.0 - 1), inner.clock.unix_ms());
+        inner.rotate(core, SequenceNumber(next.0 - 1));
         flush_job::run(inner, core)?;
     }
     Ok(false)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::job::{JobContext, JobProgress, run_job};
@@ -10,6 +11,9 @@ use crate::db::install::{self, install_compaction};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Busy, WorkState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{
+    BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
+};
 use crate::options::KeyspaceOptions;
 use crate::table::TableMeta;
 use crate::version::Version;
@@ -18,9 +22,18 @@ use crate::version::Version;
 #[derive(Debug)]
 pub(crate) struct CompactJob {
     pub(crate) core: Arc<KeyspaceCore>,
-    pub(crate) plan: CompactionPlan,
+    pub(crate) plan: Arc<CompactionPlan>,
     pub(crate) version: Arc<Version>,
     pub(crate) options: Arc<KeyspaceOptions>,
+}
+
+impl CompactJob {
+    /// Length of the input files.
+    fn input_bytes(&self) -> u64 {
+        let numbers = self.plan.inputs.iter().flat_map(|input| &input.tables);
+        let tables = numbers.filter_map(|number| self.version.find_table(*number));
+        tables.map(|(_, _, table)| table.meta().file_bytes).sum()
+    }
 }
 
 /// Asks the strategies of all keyspaces for work, and reserves what the first answer names. What has expired goes
@@ -47,10 +60,14 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
         if let Err(error) = tree.check_plan(&plan) {
             // A broken strategy of the user's; better to stop compacting than to lose data.
             state.note_error(&error, false);
+            inner.listeners.note(|| {
+                let (task, keyspace) = (BackgroundTask::Planning, Arc::clone(&core.name));
+                Event::BackgroundError(BackgroundError { task, keyspace, error })
+            });
             return None;
         }
         state.reserve(core.id, &plan, &version);
-        return Some(CompactJob { core, plan, version, options });
+        return Some(CompactJob { core, plan: Arc::new(plan), version, options });
     }
     None
 }
@@ -84,18 +101,52 @@ pub(crate) fn run(
     job: &CompactJob,
     between: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
+    let number = inner.listeners.new_job();
+    let start_ns = inner.clock.monotonic_ns();
+    inner.listeners.emit(|| {
+        Event::CompactionBegin(CompactionBegin {
+            job: number,
+            keyspace: Arc::clone(&job.core.name),
+            plan: Arc::clone(&job.plan),
+            input_bytes: job.input_bytes(),
+        })
+    });
+    let result = run_plan(inner, job, between);
+    inner.listeners.emit(|| {
+        Event::CompactionEnd(CompactionEnd {
+            job: number,
+            keyspace: Arc::clone(&job.core.name),
+            plan: Arc::clone(&job.plan),
+            totals: *result.as_ref().unwrap_or(&CompactionTotals::default()),
+            duration: Duration::from_nanos(inner.clock.monotonic_ns().saturating_sub(start_ns)),
+            error: result.as_ref().err().cloned(),
+        })
+    });
+    result.map(drop)
+}
+
+/// Does what the plan says.
+fn run_plan(
+    inner: &Inner,
+    job: &CompactJob,
+    between: &mut dyn FnMut() -> Result<()>,
+) -> Result<CompactionTotals> {
     let CompactJob { core, plan, version, options } = job;
     let removed: Vec<_> =
         plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
     let target = (plan.output_level, plan.output_run);
     match plan.action {
-        CompactionAction::Drop => install_compaction(inner, core, &removed, Vec::new(), target),
+        CompactionAction::Drop => {
+            install_compaction(inner, core, &removed, Vec::new(), target)?;
+            Ok(CompactionTotals::default())
+        }
         CompactionAction::Move => {
             inner.counters().trivial_moves.add(1);
             let moved = removed.iter().filter_map(|number| version.find_table(*number));
             let metas: Vec<TableMeta> = moved.map(|(_, _, table)| table.meta().clone()).collect();
             assert_eq!(metas.len(), removed.len(), "a move keeps every table");
-            install_compaction(inner, core, &removed, metas, target)
+            install_compaction(inner, core, &removed, metas, target)?;
+            Ok(CompactionTotals::default())
         }
         CompactionAction::Merge => {
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
@@ -126,7 +177,13 @@ pub(crate) fn run(
                 .fetch_add(output.bytes_read, Ordering::Relaxed);
             core.levels.bytes_written[plan.output_level]
                 .fetch_add(output.bytes_written, Ordering::Relaxed);
-            install_compaction(inner, core, &removed, output.added, target)
+            let totals = CompactionTotals {
+                bytes_read: output.bytes_read,
+                bytes_written: output.bytes_written,
+                entries_dropped: output.entries_in - output.entries_out,
+            };
+            install_compaction(inner, core, &removed, output.added, target)?;
+            Ok(totals)
         }
     }
 }

@@ -5,14 +5,47 @@
 //! in unsynced log bytes only; a power loss would then keep the newer and lose the older, or half of a batch. So if
 //! another keyspace has anything in memory, the log is synced before the edit is.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::db::install::install_flush;
-use crate::db::state::{Inner, KeyspaceCore};
+use crate::db::state::{Inner, KeyspaceCore, Memory};
 use crate::error::Result;
+use crate::event::{Event, FlushBegin, FlushEnd};
 use crate::flush::{FlushContext, flush};
+use crate::table::TableMeta;
 
 /// Flushes the oldest immutable memtable of `core`, if there is one.
 pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     let Some(memory) = core.view.load().immutables.last().cloned() else { return Ok(()) };
+    inner.listeners.emit(|| {
+        Event::FlushBegin(FlushBegin {
+            keyspace: Arc::clone(&core.name),
+            memtable_bytes: memory.table.bytes(),
+            entry_count: memory.table.entry_count(),
+        })
+    });
+    let start_ns = inner.clock.monotonic_ns();
+    let result = flush_memory(inner, core, &memory);
+    inner.listeners.emit(|| {
+        let made = result.as_ref().ok().and_then(Option::as_ref);
+        Event::FlushEnd(FlushEnd {
+            keyspace: Arc::clone(&core.name),
+            table: made.map(|meta| meta.number),
+            bytes_written: made.map_or(0, |meta| meta.file_bytes),
+            duration: Duration::from_nanos(inner.clock.monotonic_ns().saturating_sub(start_ns)),
+            error: result.as_ref().err().cloned(),
+        })
+    });
+    result.map(drop)
+}
+
+/// Flushes `memory`, the oldest of `core`, and answers with the table made of it.
+fn flush_memory(
+    inner: &Inner,
+    core: &KeyspaceCore,
+    memory: &Arc<Memory>,
+) -> Result<Option<TableMeta>> {
     // Writers that took their place before the rotation may still be inserting, or waiting for their sync.
     inner.commit().wait_visible(memory.cut())?;
     let options = core.options.load_full();
@@ -35,7 +68,8 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     inner.counters().flush_bytes.add(bytes_written);
     inner.counters().entries_dropped.add(memory.table.entry_count() - entries_written);
     core.levels.bytes_written[0].fetch_add(bytes_written, std::sync::atomic::Ordering::Relaxed);
-    install_flush(inner, core, &memory, table)
+    install_flush(inner, core, memory, table.clone())?;
+    Ok(table)
 }
 
 fn others_in_memory(inner: &Inner, core: &KeyspaceCore) -> bool {

@@ -43,6 +43,11 @@ impl Handle {
         // From here on the files may be another opener's: nothing changes the tree any more.
         self.inner.tree.lock().manifest = None;
         *self.inner.lock.lock() = None;
+        drop(threads);
+        if result.is_err() {
+            self.inner.tell_failure();
+        }
+        self.inner.listeners.end();
         assert!(!panicked, "a background thread panicked: an invariant of the engine is broken");
         result
     }

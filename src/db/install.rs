@@ -13,10 +13,11 @@ use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
 use crate::db::throttle::Load;
 use crate::db::work::Busy;
 use crate::error::Result;
+use crate::event::{Event, TableEvent};
 use crate::file_name::FileKind;
 use crate::key::{FileNumber, SequenceNumber};
 use crate::manifest::Manifest;
-use crate::table::TableMeta;
+use crate::table::{Table, TableMeta};
 use crate::version::RunId;
 use crate::version::edit::{TableAdded, VersionEdit};
 use crate::wal::writer::WalWriter;
@@ -80,6 +81,7 @@ pub(crate) fn install_flush(
         discard(inner, table.as_slice());
         return Ok(());
     }
+    let made = table.clone();
     let mut edit = VersionEdit::default();
     if let Some(meta) = table {
         let run = RunId(meta.number.0);
@@ -94,6 +96,7 @@ pub(crate) fn install_flush(
             view.immutables.iter().filter(|other| !Arc::ptr_eq(other, memory)).cloned().collect();
         ReadView { active: Arc::clone(&view.active), immutables, version: Arc::clone(&version) }
     });
+    note_created(inner, core, 0, made.as_slice());
     drop(tree);
     retire_segments(inner, first_needed);
     changed(inner, core);
@@ -128,6 +131,7 @@ pub(crate) fn retire_segments(inner: &Inner, first_needed: FileNumber) {
     let obsolete = inner.commit().lock().wal().retire(first_needed);
     for segment in obsolete {
         let _ = inner.fs.remove(&FileKind::WalSegment(segment).path(&inner.dir));
+        inner.listeners.note(|| Event::WalSegmentRemoved(segment));
     }
 }
 
@@ -150,6 +154,8 @@ pub(crate) fn install_compaction(
     let mut edit = VersionEdit::default();
     edit.tables_removed.extend(removed.iter().map(|number| (core.id, *number)));
     let staying: HashSet<_> = added.iter().map(|meta| meta.number).collect();
+    let made: Vec<_> =
+        added.iter().filter(|meta| !removed.contains(&meta.number)).cloned().collect();
     edit.tables_added.extend(added.into_iter().map(|meta| TableAdded {
         keyspace: core.id,
         level,
@@ -159,16 +165,34 @@ pub(crate) fn install_compaction(
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
     core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
+    note_created(inner, core, level, &made);
     drop(tree);
     for number in removed.iter().filter(|number| !staying.contains(number)) {
-        if let Some((_, _, table)) = before.find_table(*number) {
-            let work = Arc::clone(&inner.work);
-            table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
+        if let Some((level, _, table)) = before.find_table(*number) {
+            let_go(inner, core, level, table);
         }
     }
     drop(before);
     changed(inner, core);
     Ok(())
+}
+
+/// Marks a table that left the tree: its file is removed once nobody holds it any more.
+pub(crate) fn let_go(inner: &Inner, core: &KeyspaceCore, level: usize, table: &Table) {
+    let work = Arc::clone(&inner.work);
+    let gone = table_event(core, level, table.meta());
+    table.set_obsolete(Arc::new(move |_| work.add_unreferenced(gone.clone())));
+}
+
+fn note_created(inner: &Inner, core: &KeyspaceCore, level: usize, made: &[TableMeta]) {
+    for meta in made {
+        inner.listeners.note(|| Event::TableCreated(table_event(core, level, meta)));
+    }
+}
+
+fn table_event(core: &KeyspaceCore, level: usize, meta: &TableMeta) -> TableEvent {
+    let keyspace = Arc::clone(&core.name);
+    TableEvent { keyspace, number: meta.number, bytes: meta.file_bytes, level }
 }
 
 /// After a change of `core`'s tree or memtables: sets the write pressure and wakes whoever waits.
@@ -179,10 +203,13 @@ pub(crate) fn changed(inner: &Inner, core: &KeyspaceCore) {
 
 /// Asks the strategy how far behind compaction is, and tells the throttle.
 pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
+    let mut stalls = core.stalls.lock();
+    let now_ns = inner.clock.monotonic_ns();
     let view = core.view.load();
     let options = core.options.load();
     let Some(strategy) = core.strategy.read().clone() else {
         core.throttle.set_pressure(0.0);
+        core.stalls.note_load(&mut stalls, None, now_ns, &inner.listeners);
         return;
     };
     let none = Busy::default();
@@ -203,6 +230,7 @@ pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
         level0_runs_max: strategy.level0_runs_max(),
     };
     core.throttle.set_pressure(load.pressure());
+    core.stalls.note_load(&mut stalls, Some(load), now_ns, &inner.listeners);
 }
 
 /// The oldest sequence number that somebody may still read at.
@@ -213,15 +241,16 @@ pub(crate) fn oldest_snapshot(inner: &Inner) -> SequenceNumber {
 
 /// Removes the files of tables that nobody holds any more. A failure leaves waste, which the next open removes.
 pub(crate) fn remove_unreferenced(inner: &Inner) {
-    let numbers = inner.work.take_unreferenced();
+    let tables = inner.work.take_unreferenced();
     // After a manifest error nothing is removed: what the manifest on disk says is unknown.
-    if numbers.is_empty() || inner.commit().failure().is_some() {
+    if tables.is_empty() || inner.commit().failure().is_some() {
         return;
     }
-    for number in numbers {
-        inner.read.tables.evict(number);
-        if inner.fs.remove(&FileKind::Table(number).path(&inner.dir)).is_ok() {
+    for table in tables {
+        inner.read.tables.evict(table.number);
+        if inner.fs.remove(&FileKind::Table(table.number).path(&inner.dir)).is_ok() {
             inner.counters().obsolete_files_removed.add(1);
+            inner.listeners.note(|| Event::TableRemoved(table));
         }
     }
 }

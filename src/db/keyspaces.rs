@@ -39,6 +39,7 @@ pub(crate) fn open(
             *core.strategy.write() = Some(strategy);
             drop(tree);
             install::changed(inner, &core);
+            inner.listeners.tell();
         }
         return Ok(core);
     }
@@ -88,9 +89,8 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
     });
     drop(tree);
     let view = core.view.load_full();
-    for (_, _, table) in view.version.tables() {
-        let work = Arc::clone(&inner.work);
-        table.set_obsolete(Arc::new(move |number| work.add_unreferenced(number)));
+    for (level, _, table) in view.version.tables() {
+        install::let_go(inner, &core, level, table);
     }
     core.rotate(SequenceNumber::ZERO, inner.clock.unix_ms());
     core.view.rcu(|view| ReadView {
@@ -102,6 +102,7 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
     inner.work.tree_changed();
     if inner.runs_inline() {
         install::remove_unreferenced(inner);
+        inner.listeners.tell();
     }
     Ok(true)
 }

@@ -64,8 +64,12 @@ pub(crate) fn compact_range(
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
     if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms()) {
-        let job =
-            CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
+        let job = CompactJob {
+            core: Arc::clone(core),
+            plan: Arc::new(plan),
+            version,
+            options: core.options.load_full(),
+        };
         let running = {
             let mut state = inner.work.lock();
             inner.check_open()?;

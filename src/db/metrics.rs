@@ -291,7 +291,7 @@ pub(crate) fn keyspace_metrics(core: &KeyspaceCore) -> KeyspaceMetrics {
     });
     let immutable_bytes: u64 = view.immutables.iter().map(|memory| memory.table.bytes()).sum();
     KeyspaceMetrics {
-        name: core.name.clone(),
+        name: core.name.to_string(),
         options: core
             .options
             .load()

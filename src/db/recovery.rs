@@ -41,6 +41,7 @@ use crate::db::state::{
 };
 use crate::db::work::WorkQueue;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Listeners;
 use crate::file_name::FileKind;
 use crate::fs::{DirEntry, FileLock, FileSystem, LockKind};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
@@ -68,6 +69,7 @@ pub(crate) struct OpenRequest {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    pub(crate) listeners: Arc<Listeners>,
 }
 
 /// What was found on disk.
@@ -434,6 +436,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         fs: Arc::clone(&request.fs),
         clock: Arc::clone(&request.clock),
         strategies: request.strategies.clone(),
+        listeners: Arc::clone(&request.listeners),
         read: Arc::new(ReadShared {
             clock: Arc::clone(&request.clock),
             tables: Arc::new(tables),

@@ -9,7 +9,8 @@
 //!    or a write.
 //! 2. `Inner::work`: what background threads do. Held while a job is chosen, never while one runs.
 //! 3. `Inner::commit`: the commit queue and the log.
-//! 4. leaves: the snapshot list, the throttle, the table cache, the list of unreferenced tables.
+//! 4. leaves: the snapshot list, the throttle and its watch, the table cache, the list of unreferenced tables, the
+//!    queue of events.
 //!
 //! Views are replaced by [`arc_swap::ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
 //! the version and the flushed memtables; each keeps what the other did.
@@ -34,9 +35,11 @@ use crate::compaction::CompactionStrategy;
 use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::Counters;
 use crate::db::snapshots::SnapshotList;
+use crate::db::stalls::StallWatch;
 use crate::db::throttle::Throttle;
 use crate::db::work::WorkQueue;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Listeners, MemtableSealed};
 use crate::fs::{FileLock, FileSystem};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
@@ -133,7 +136,7 @@ pub(crate) struct ReadView {
 /// One keyspace of an open database.
 pub(crate) struct KeyspaceCore {
     pub(crate) id: KeyspaceId,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) options: ArcSwap<KeyspaceOptions>,
     /// `None` while the strategy that the options name is not registered: then nothing is compacted.
     pub(crate) strategy: RwLock<Option<Arc<dyn CompactionStrategy>>>,
@@ -142,6 +145,7 @@ pub(crate) struct KeyspaceCore {
     /// The option `default_ttl_s` in milliseconds, where a write finds it without touching the options.
     default_ttl_ms: AtomicU64,
     pub(crate) throttle: Throttle,
+    pub(crate) stalls: StallWatch,
     /// What the strategy said must still be moved, when it was last asked.
     pub(crate) debt_bytes: AtomicU64,
     pub(crate) levels: LevelCounters,
@@ -171,12 +175,14 @@ impl KeyspaceCore {
         version: Arc<Version>,
         strategy: Option<Arc<dyn CompactionStrategy>>,
     ) -> Arc<Self> {
+        let name = Arc::from(name);
         let active =
             Memory::new(MemTable::new(options.memtable_bytes, None), options.memtable_bytes);
         Arc::new(KeyspaceCore {
             id,
-            name: name.to_owned(),
             default_ttl_ms: AtomicU64::new(options.default_ttl_ms()),
+            stalls: StallWatch::new(&name),
+            name,
             options: ArcSwap::from_pointee(options),
             strategy: RwLock::new(strategy),
             view: ArcSwap::from_pointee(ReadView { active, immutables: Vec::new(), version }),
@@ -224,7 +230,7 @@ pub(crate) struct KeyspaceMap {
 
 impl KeyspaceMap {
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceCore>> {
-        self.by_id.values().find(|core| core.name == name)
+        self.by_id.values().find(|core| &*core.name == name)
     }
 
     /// All keyspaces, in the order of their ids.
@@ -264,6 +270,7 @@ pub(crate) struct Inner {
     pub(crate) options: DbOptions,
     pub(crate) fs: Arc<dyn FileSystem>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) listeners: Arc<Listeners>,
     /// The user's strategies, by name.
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
     pub(crate) read: Arc<ReadShared>,
@@ -306,6 +313,28 @@ impl Inner {
         self.options.background_threads == 0
     }
 
+    /// Rotates the memtable of `core`. The caller holds the commit lock; `cut` is the last sequence number given.
+    pub(crate) fn rotate(&self, core: &KeyspaceCore, cut: SequenceNumber) {
+        core.rotate(cut, self.clock.unix_ms());
+        self.listeners.note(|| {
+            let sealed = Arc::clone(&core.view.load().immutables[0]);
+            Event::MemtableSealed(MemtableSealed {
+                keyspace: Arc::clone(&core.name),
+                bytes: sealed.table.bytes(),
+                entry_count: sealed.table.entry_count(),
+            })
+        });
+    }
+
+    /// Tells the listeners if the database is poisoned. The caller holds no lock, and met an error.
+    #[cold]
+    pub(crate) fn tell_failure(&self) {
+        if let Some(error) = self.commit().failure() {
+            self.listeners.note_poisoned(&error);
+        }
+        self.listeners.tell();
+    }
+
     /// Refuses to work on a closed database.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
@@ -331,6 +360,7 @@ impl Inner {
     /// database is poisoned.
     pub(crate) fn poison(&self, error: Error) -> Error {
         self.commit().poison(&error);
+        self.listeners.note_poisoned(&error);
         self.wake_all();
         error
     }

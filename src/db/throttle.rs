@@ -43,10 +43,15 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// The part of the pressure that comes from debt; below 0 if there is less than the soft limit.
+    pub(crate) fn debt_pressure(self) -> f64 {
+        let soft = self.debt_bytes_soft as f64;
+        ((self.debt_bytes as f64 - soft) / (3.0 * soft)).min(1.0)
+    }
+
     /// 0: no pressure; 1: stop.
     pub(crate) fn pressure(self) -> f64 {
-        let debt = (self.debt_bytes as f64 - self.debt_bytes_soft as f64)
-            / (3.0 * self.debt_bytes_soft as f64);
+        let debt = self.debt_pressure();
         let runs = self.level0_runs_max.map_or(0.0, |max| {
             let half = max as f64 / 2.0;
             (self.level0_runs as f64 - half) / half

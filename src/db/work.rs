@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::clock::Clock;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::error::Error;
+use crate::event::TableEvent;
 use crate::key::{FileNumber, KeyspaceId};
 use crate::version::Version;
 
@@ -63,7 +64,7 @@ pub(crate) struct WorkQueue {
     /// Writers and callers wait here for a job to end.
     progress: Condvar,
     /// Tables whose last holder let go; their files can be removed.
-    unreferenced: Mutex<Vec<FileNumber>>,
+    unreferenced: Mutex<Vec<TableEvent>>,
     /// Async writes since the last timed sync.
     async_dirty: AtomicBool,
     timer: Condvar,
@@ -129,13 +130,13 @@ impl WorkQueue {
     }
 
     /// A table's last holder let go.
-    pub(crate) fn add_unreferenced(&self, table: FileNumber) {
+    pub(crate) fn add_unreferenced(&self, table: TableEvent) {
         self.unreferenced.lock().push(table);
         // Not under the work lock: a worker that just went to sleep removes the file when it next wakes.
         self.due.notify_one();
     }
 
-    pub(crate) fn take_unreferenced(&self) -> Vec<FileNumber> {
+    pub(crate) fn take_unreferenced(&self) -> Vec<TableEvent> {
         std::mem::take(&mut *self.unreferenced.lock())
     }
 

@@ -24,6 +24,7 @@ use crate::db::counters::StallCause;
 use crate::db::state::{Inner, KeyspaceCore, Memory};
 use crate::db::throttle::busy;
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::options::{Durability, Stall, WriteOptions};
 use crate::wal::WalPosition;
@@ -132,7 +133,8 @@ pub(crate) fn write(
     for core in &targets.cores {
         pass_throttle(inner, core, batch.bytes() as u64, options.stall)?;
     }
-    let entered = enter(inner, batch, durability, payload_checksum, &mut targets, options.stall)?;
+    let entered = enter(inner, batch, durability, payload_checksum, &mut targets, options.stall)
+        .inspect_err(|_| inner.tell_failure())?;
     apply(batch, entered.first, &targets);
     if durability == Durability::Async {
         inner.work.note_async();
@@ -140,10 +142,13 @@ pub(crate) fn write(
     if entered.rotated || entered.wants_segment {
         inner.work.announce();
     }
-    inner.commit().finish(entered.ticket, &*inner.clock)?;
+    inner.commit().finish(entered.ticket, &*inner.clock).inspect_err(|_| inner.tell_failure())?;
     if entered.rotated && inner.runs_inline() {
         // This write is done whatever becomes of the flush; a failed flush is reported by the write that needs room.
         let _ = background::run_due(inner);
+    }
+    if entered.rotated || entered.wants_segment {
+        inner.listeners.tell();
     }
     Ok(())
 }
@@ -229,15 +234,18 @@ fn enter(
                 return Err(inner.poison(error));
             }
         };
-        wants_segment = wal.wants_prepared_segment();
+        let is_begun = before.offset == 0 || wal_end.segment != before.segment;
+        wants_segment = wal.wants_prepared_segment() || is_begun;
+        if is_begun {
+            inner.listeners.note(|| Event::WalSegmentBegun(wal_end.segment));
+        }
         targets.memories.iter().for_each(|memory| memory.note_segment(wal_end.segment));
-        if wal_end.segment != before.segment && wal.live_bytes() > inner.options.wal_bytes_max {
+        if is_begun && wal.live_bytes() > inner.options.wal_bytes_max {
             rotated |= bound_log(inner, last);
             wants_segment = true;
         }
         commit.totals.wal_records += 1;
-        commit.totals.wal_bytes +=
-            wal_end.offset - if wal_end.segment == before.segment { before.offset } else { 0 };
+        commit.totals.wal_bytes += wal_end.offset - if is_begun { 0 } else { before.offset };
     }
     for memory in targets.memories.iter().filter(|memory| memory.table.is_empty()) {
         memory.table.note_write_time(inner.clock.unix_ms());
@@ -276,7 +284,7 @@ fn lock_with_room<'a>(
                 wait_for_room(inner, core, stall)?;
                 continue 'again;
             }
-            core.rotate(SequenceNumber(commit.next_sequence.0 - 1), inner.clock.unix_ms());
+            inner.rotate(core, SequenceNumber(commit.next_sequence.0 - 1));
             rotated = true;
             targets.memories.push(Arc::clone(&core.view.load().active));
         }
@@ -291,9 +299,14 @@ fn wait_for_room(inner: &Inner, core: &KeyspaceCore, stall: Stall) -> Result<()>
         return Err(busy("all memtables are full"));
     }
     let start_ns = inner.clock.monotonic_ns();
-    background::wait_for_flush(inner, || {
+    core.stalls.note_wait(start_ns, &inner.listeners);
+    inner.listeners.tell();
+    let waited = background::wait_for_flush(inner, || {
         core.view.load().immutables.len() + 1 < core.options.load().memtables_max
-    })?;
+    });
+    core.stalls.note_waited(inner.clock.monotonic_ns(), &inner.listeners);
+    inner.listeners.tell();
+    waited?;
     inner
         .counters()
         .count_stall(StallCause::Memtables, inner.clock.monotonic_ns().saturating_sub(start_ns));
@@ -312,7 +325,7 @@ fn bound_log(inner: &Inner, last: SequenceNumber) -> bool {
     let Some(oldest) = keyspaces.by_id.values().filter_map(oldest_of).min() else { return false };
     for core in keyspaces.by_id.values() {
         if oldest_of(core) == Some(oldest) {
-            core.rotate(last, inner.clock.unix_ms());
+            inner.rotate(core, last);
         }
     }
     true
@@ -332,5 +345,8 @@ fn apply(batch: &WriteBatch, first: SequenceNumber, targets: &Targets) {
 /// Makes every write before the call durable.
 pub(crate) fn sync(inner: &Inner) -> Result<()> {
     inner.check_writable()?;
-    inner.commit().sync(&*inner.clock).inspect_err(|_| inner.wake_all())
+    inner.commit().sync(&*inner.clock).inspect_err(|_| {
+        inner.wake_all();
+        inner.tell_failure();
+    })
 }

@@ -9,6 +9,7 @@
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
+//! * [`events`]: a listener hears what happens, in the promised order, and may read meanwhile.
 //! * [`fuzz_smoke`]: mutated directories never panic.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
@@ -33,6 +34,7 @@ mod bad_input;
 mod concurrency;
 mod crash;
 mod damage;
+mod events;
 mod faults;
 mod fsync;
 mod fuzz_smoke;
