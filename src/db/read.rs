@@ -21,7 +21,9 @@ pub(crate) fn get(
 ) -> Result<Option<Value>> {
     let view = core.view.load();
     let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
-    get_in_view(shared, &view, sequence, key)
+    let answer = get_in_view(shared, &view, sequence, key)?;
+    record(shared, core, key, answer.as_ref());
+    Ok(answer)
 }
 
 /// Reads several keys as of one moment: `snapshot`, or now.
@@ -33,7 +35,19 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
 ) -> Result<Vec<Option<Value>>> {
     let view = core.view.load_full();
     let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
-    keys.iter().map(|key| get_in_view(shared, &view, sequence, key.as_ref())).collect()
+    let get = |key: &K| {
+        let answer = get_in_view(shared, &view, sequence, key.as_ref())?;
+        record(shared, core, key.as_ref(), answer.as_ref());
+        Ok(answer)
+    };
+    keys.iter().map(get).collect()
+}
+
+#[inline]
+fn record(shared: &ReadShared, core: &KeyspaceCore, key: &[u8], answer: Option<&Value>) {
+    if let Some(recorder) = &shared.recorder {
+        recorder.record_get(core.id, key, answer.map(|value| &**value));
+    }
 }
 
 fn get_in_view(
