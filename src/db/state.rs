@@ -47,6 +47,7 @@ use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
 use crate::options::{Compaction, DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
+use crate::trace::recorder::Recorder;
 use crate::version::Version;
 
 /// The keyspace that every database has.
@@ -260,6 +261,8 @@ pub(crate) struct ReadShared {
     pub(crate) counters: Counters,
     pub(crate) commit: CommitQueue,
     pub(crate) snapshots: SnapshotList,
+    /// Where operations are recorded, if that was asked for.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// An open database.
