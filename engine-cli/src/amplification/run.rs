@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
             match operation {
                 Operation::Put(number) => self.keyspace.put(key.set(number), values.next())?,
                 Operation::PutExpiring(number) => {
-                    self.keyspace.put(key.set(number), values.next())?;
+                    self.keyspace.put_with_ttl(key.set(number), values.next(), TTL)?;
                 }
                 Operation::Delete(number) => self.keyspace.delete(key.set(number))?,
             }
