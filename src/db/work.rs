@@ -20,7 +20,7 @@ use crate::key::{FileNumber, KeyspaceId};
 use crate::version::Version;
 
 /// The timer looks at the clock at least this often while something is due some day: the wall clock may be set.
-const DUE_RECHECK: Duration = Duration::from_mins(1);
+const DUE_RECHECK: Duration = Duration::from_secs(60);
 
 /// What the running compactions of a keyspace hold.
 #[derive(Debug, Default)]
