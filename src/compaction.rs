@@ -110,7 +110,8 @@ impl TreeView<'_> {
 
     /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies
     /// in age between an input that it meets and the outputs, and the outputs meet nothing in their
-    /// run. What is dropped as expired has expired, and uncovers nothing. Every plan is checked before it runs; tests of strategies may do so themselves.
+    /// run. What is dropped as expired has expired, and uncovers nothing. Every plan is checked
+    /// before it runs; tests of strategies may do so themselves.
     pub fn check_plan(&self, plan: &CompactionPlan) -> Result<()> {
         planned::check_plan(self, plan)
     }

@@ -2,7 +2,8 @@
 //!
 //! One table holds all of them: level 0 counts runs, and a flushed run is one table. Versions that
 //! no snapshot needs are left out, so a key overwritten many times within a memtable costs one
-//! entry; what has expired becomes a tombstone. Nothing is known here of the tree below, so tombstones and sequence numbers stay.
+//! entry; what has expired becomes a tombstone. Nothing is known here of the tree below, so
+//! tombstones and sequence numbers stay.
 //!
 //! # Rules
 //! * The memtables are frozen: nobody writes to them any more.

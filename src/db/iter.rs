@@ -63,8 +63,8 @@ impl Moment {
 /// An iterator over keys and values in key order, from either end.
 ///
 /// It sees one moment, whatever is written meanwhile. Each item is a [`Result`]: after an error the iterator ends, so
-/// nothing is skipped silently, but a loop that ignores errors sees only a part. What has expired when it first meets an
-/// entry that can expire is left out, and only that: it reads the clock once.
+/// nothing is skipped silently, but a loop that ignores errors sees only a part. It reads the clock once, when it
+/// first meets an entry that can expire: what has expired by then is left out, and only that.
 ///
 /// Cost: a seek at the first step from each end, then about the cost of decoding an entry. It allocates the key of each
 /// item; [`Cursor`] lends keys and values instead.

@@ -153,8 +153,8 @@ fn plan_range(
     })
 }
 
-/// Whether a rewrite at the bottom could drop something: tombstones, what has expired, or versions whose numbers are not
-/// all zero.
+/// Whether a rewrite at the bottom could drop something: tombstones, what has expired, or versions whose numbers
+/// are not all zero.
 fn has_garbage(meta: &TableMeta, now_ms: u64) -> bool {
     meta.tombstone_count > 0 || meta.sequence_max.0 > 0 || meta.expiry_min_ms <= now_ms
 }

@@ -314,7 +314,7 @@ impl VisibleCursor {
         result
     }
 
-    /// Where in its stored value the user's value of the entry under the merge begins; `None` if it has none (any more).
+    /// Where in its stored value the user's value of the entry under the merge begins; `None` if it has none.
     #[inline]
     fn value_start(&mut self, trailer: Trailer) -> Result<Option<usize>> {
         match trailer.kind()? {

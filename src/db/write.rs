@@ -1,7 +1,7 @@
 //! **The write path**: from a batch to something readers see.
 //!
-//! 1. Outside any lock: lengths are checked, times to live are started, the payload's checksum is computed, the throttle
-//!    is passed.
+//! 1. Outside any lock: lengths are checked, times to live are started, the payload's checksum is computed, the
+//!    throttle is passed.
 //! 2. Under the commit lock: full memtables are rotated, sequence numbers are taken, the payload is copied into the
 //!    log, and the write joins the commit queue.
 //! 3. Outside again: the operations are inserted into the memtables that were active at 2, concurrently.

@@ -11,6 +11,7 @@
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`events`]: a listener hears what happens, in the promised order, and may read meanwhile.
 //! * [`fuzz_smoke`]: mutated directories never panic.
+//! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
@@ -35,6 +36,7 @@ mod concurrency;
 mod crash;
 mod damage;
 mod events;
+mod expiry;
 mod faults;
 mod fsync;
 mod fuzz_smoke;

@@ -109,12 +109,12 @@ fn trees() -> impl Strategy<Value = (Vec<Drawn>, HashSet<FileNumber>)> {
 
 /// Runs newest first: three in level 0, the others one in each level below.
 fn draw(runs: Vec<Drawn>) -> Version {
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     let mut number = 0;
     for (at, mut tables) in runs.into_iter().enumerate() {
         tables.sort_unstable();
         let mut free_from = 0;
-        let mut line = String::new();
+        let mut line = Vec::new();
         for (low, width, expiry_ms) in tables {
             if low < free_from {
                 continue;
@@ -122,14 +122,14 @@ fn draw(runs: Vec<Drawn>) -> Version {
             free_from = low + width + 1;
             number += 1;
             let (low, high) = (format!("{low:03}"), format!("{:03}", low + width));
-            line += &format!(" {number}[{low}..{high}]!1-{expiry_ms}");
+            line.push(format!("{number}[{low}..{high}]!1-{expiry_ms}"));
         }
         if !line.is_empty() {
             let (level, run) = if at < 3 { (0, 10 - at) } else { (at - 2, 0) };
-            lines += &format!("L{level} run {run}:{line}\n");
+            lines.push(format!("L{level} run {run}: {}", line.join(" ")));
         }
     }
-    let version = text::version(&lines);
+    let version = text::version(&lines.join("\n"));
     version.check_invariants().unwrap();
     version
 }
