@@ -14,6 +14,7 @@
 //! * It never names a table that is [`TreeView::is_busy`].
 
 mod draft;
+pub(crate) mod expired;
 pub(crate) mod fifo;
 pub(crate) mod job;
 pub(crate) mod lazy_leveled;
@@ -109,7 +110,8 @@ impl TreeView<'_> {
 
     /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies
     /// in age between an input that it meets and the outputs, and the outputs meet nothing in their
-    /// run. Every plan is checked before it runs; tests of strategies may do so themselves.
+    /// run. What is dropped as expired has expired, and uncovers nothing. Every plan is checked
+    /// before it runs; tests of strategies may do so themselves.
     pub fn check_plan(&self, plan: &CompactionPlan) -> Result<()> {
         planned::check_plan(self, plan)
     }
@@ -137,6 +139,8 @@ pub enum CompactionReason {
     TotalBytes,
     /// A table is older than it may be.
     Age,
+    /// Everything in a table has expired.
+    Expired,
     /// A table is mostly tombstones.
     Tombstones,
     /// Shadowed versions or tombstones at the bottom are no longer needed by any snapshot.

@@ -62,6 +62,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("merge_runs", "fifo: adjacent small runs that are merged into one, 2..=64; 0 never"),
     ("window_s", "time_window: seconds of a window, 1..=315360000"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
+    ("default_ttl_s", "seconds after which what a plain put wrote expires; 0 never"),
 ];
 
 /// `options`.
