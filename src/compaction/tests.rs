@@ -81,6 +81,27 @@ impl Sim {
         }
     }
 
+    /// The drawn tree, whose tables are large under [`small_options`].
+    pub(super) fn drawn(strategy: impl CompactionStrategy + 'static, text: &str) -> Self {
+        let mut sim = Sim::new(small_options(), strategy);
+        sim.version = crate::version::text::version(text);
+        sim
+    }
+
+    /// A tree that went through `steps` and came to rest: every plan obeyed the rules, every tree
+    /// kept its invariants, and once the writes ended compaction ended, also as time went by.
+    pub(super) fn lived(
+        options: KeyspaceOptions,
+        strategy: impl CompactionStrategy + 'static,
+        steps: Vec<Step>,
+    ) -> Self {
+        let mut sim = Sim::new(options, strategy);
+        sim.live(steps);
+        sim.release_snapshots();
+        sim.settle_over_time();
+        sim
+    }
+
     fn view(&self) -> TreeView<'_> {
         TreeView {
             version: &self.version,
@@ -479,7 +500,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Options under which a drawn tree (tables of 100 bytes) is large.
-pub(super) fn small_options() -> KeyspaceOptions {
+fn small_options() -> KeyspaceOptions {
     KeyspaceOptions { table_bytes: 100, memtable_bytes: 100, ..KeyspaceOptions::default() }
 }
 
@@ -535,6 +556,26 @@ fn comparison() {
     println!("{}", survey(&[("`leveled`".to_owned(), Leveled::default())]));
     println!("{}", survey(&[("`size_tiered`".to_owned(), SizeTiered::default())]));
     println!("{}", survey(&[("`lazy_leveled`".to_owned(), LazyLeveled::default())]));
+}
+
+#[test]
+fn sorted_writes_are_never_rewritten() {
+    let options = || memtable(8 << 20);
+    let windows = TimeWindow { window_s: 20, ..TimeWindow::default() };
+    for (mut sim, runs_max) in [
+        (Sim::new(options(), Leveled::default()), 4 + 3),
+        (Sim::new(options(), SizeTiered::default()), 33),
+        (Sim::new(options(), LazyLeveled::default()), 33),
+        // Each window that was is a run.
+        (Sim::new(options(), windows), 15 + 11),
+    ] {
+        for at in 0..300 {
+            sim.flush(Segment { low: at * 50_000, high: (at + 1) * 50_000, live: 1.0, dead: 0.0 });
+            sim.settle();
+        }
+        assert_eq!(sim.merged_bytes, 0, "{}", sim.strategy.name());
+        assert!(sim.runs_max <= runs_max, "{}: {} runs", sim.strategy.name(), sim.runs_max);
+    }
 }
 
 /// Every built-in strategy, small enough for [`steps`].

@@ -3,15 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::tests::{Segment, Sim, Step, busy, memtable, shape, small_options, steps};
+use crate::compaction::tests::{Segment, Sim, Step, busy, memtable, shape, steps};
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 
 const STRATEGY: Fifo = Fifo { total_bytes_max: 1000, age_max_s: 10, merge_runs: 3 };
 
 fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(STRATEGY, text);
     sim.now_ms = 20_000;
     change(&mut sim);
     sim.picked()
@@ -67,8 +66,8 @@ fn what_is_too_old_is_dropped_with_all_that_is_under_it() {
 
 #[test]
 fn it_wants_to_be_asked_when_the_next_table_grows_too_old() {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(
+    let mut sim = Sim::drawn(
+        STRATEGY,
         "
         L0 run 9: 9[a..z]@19000-19500
         L0 run 8: 8[a..m]@9000-9999 7[n..z]@9000-10000",

@@ -3,9 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::tests::{
-    ENTRY_BYTES, Segment, Sim, Step, busy, memtable, shape, small_options, steps,
-};
+use crate::compaction::tests::{ENTRY_BYTES, Segment, Sim, Step, busy, memtable, shape, steps};
 use crate::compaction::{CompactionAction, CompactionPlan};
 use crate::key::SequenceNumber;
 use crate::options::{Compression, KeyspaceOptions, Leveled, SizeTiered};
@@ -14,8 +12,7 @@ use crate::options::{Compression, KeyspaceOptions, Leveled, SizeTiered};
 const STRATEGY: TimeWindow = TimeWindow { window_s: 10, merge_width: 3 };
 
 fn drawn(text: &str) -> Sim {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(STRATEGY, text);
     sim.now_ms = 95_000;
     sim
 }
@@ -302,17 +299,6 @@ fn a_trickle_of_late_data_writes_little_again() {
 }
 
 #[test]
-fn keys_in_the_order_of_time_are_never_rewritten() {
-    let mut sim = series(SERIES);
-    for at in 0..300 {
-        sim.flush(Segment { low: at * 50_000, high: (at + 1) * 50_000, live: 1.0, dead: 0.0 });
-        sim.settle();
-    }
-    assert_eq!(sim.merged_bytes, 0);
-    assert!(sim.version.run_count() <= 15 + 11, "{}", shape(&sim.version));
-}
-
-#[test]
 fn less_is_rewritten_than_by_size_tiers_that_know_no_time() {
     let load = |mut sim: Sim| {
         (0..500).for_each(|_| append(&mut sim));
@@ -385,7 +371,7 @@ proptest! {
     /// No plan ever joins two windows, unless a run spans them.
     #[test]
     fn no_merge_crosses_windows(steps in steps(), window_s in 1..60u64) {
-        let mut sim = Sim::new(small_options(), TimeWindow { window_s, merge_width: 3 });
+        let mut sim = Sim::new(memtable(8192), TimeWindow { window_s, merge_width: 3 });
         for step in steps {
             if let Step::Flush { low, width, live, dead } = step {
                 let all = 100.0 + f64::from(live) + f64::from(dead);
