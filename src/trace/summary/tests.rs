@@ -129,8 +129,7 @@ fn a_torn_trace_is_summed_up_to_its_end_and_says_so() {
     assert!(summary.torn_bytes > 0);
 }
 
-/// Blocks of `operations` puts, the n-th on the key `key_of(n)`, one a millisecond, of which `shift_of(n)` says how they
-/// are sampled.
+/// Blocks of `operations` puts, one a millisecond: the n-th on the key `key_of(n)`, sampled as `shift_of(n)` says.
 fn sampled_puts(
     operations: u64,
     key_of: impl Fn(u64) -> u64,
