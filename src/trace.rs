@@ -10,10 +10,11 @@
 //! before it, and than those of all puts before it ([`TraceOperation::Put`]).
 //!
 //! # Sampling
-//! The counts of a trace are exact ([`TraceCounts`]). Records are kept for a sample of the keys: those whose hash ends in
-//! `sample_shift` zero bits. A sampled key has all of its operations, so that updates, skew and ages can be told. A
-//! trace begins with all keys, and each time that it has taken another 8 MiB of records, half of the keys are let go: it
-//! grows with the logarithm of the operations. A reader brings earlier blocks to a later rate by dropping the same keys.
+//! The counts of a trace are exact ([`TraceCounts`]). Records are kept for a sample of the keys: those whose hash ends
+//! in `sample_shift` zero bits. A sampled key has all of its operations, so that updates, skew and ages can be told. A
+//! trace begins with all keys, and each time that it has taken another 8 MiB of records, half of the keys are let go:
+//! it grows with the logarithm of the operations. A reader brings earlier blocks to a later rate by dropping the same
+//! keys.
 //!
 //! # What it does not know
 //! Strategies, trees and keyspaces' names. Nothing of the engine depends on what is in a trace.

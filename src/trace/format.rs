@@ -11,8 +11,8 @@
 //! record  := tag:u8  delta_us:varint  key_hash:u64  key_len:varint  rest
 //! rest    := (value_len:varint)  (ttl_ms:varint)  (entries:varint)                      as the kind has them
 //! ```
-//! Checksums of a frame are salted with the start of the trace and the frame's offset. The file is never synced: after a
-//! crash its end may be torn. A damaged frame that may be the last one is such an end; one with more behind it is
+//! Checksums of a frame are salted with the start of the trace and the frame's offset. The file is never synced: after
+//! a crash its end may be torn. A damaged frame that may be the last one is such an end; one with more behind it is
 //! corruption.
 
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! What a trace says of a workload, in numbers that a strategy can be chosen by.
 //!
 //! Counts, shares, bytes and the order of keys are exact. What needs single keys (distinct keys, updates, skew, ages)
-//! comes from the sampled ones: exact while the trace holds all keys (its first 8 MiB or so of records), an estimate from
-//! then on. A trace of few, very busy keys may have lost nearly all of them from its sample when it ends: then its
+//! comes from the sampled ones: exact while the trace holds all keys (its first 8 MiB or so of records), an estimate
+//! from then on. A trace of few, very busy keys may have lost nearly all of them from its sample when it ends: then its
 //! beginning is looked at instead, as far as it has enough keys. Quantiles are those of the sample too.
 
 use std::collections::{BTreeMap, HashMap};
@@ -58,11 +58,13 @@ pub struct TraceSummary {
     pub write_skew: KeySkew,
     /// How unevenly point reads fall on the keys that were read.
     pub read_skew: KeySkew,
-    /// The share of puts with a key greater than all put before: 1 for a load in key order, next to 0 for random order.
+    /// The share of puts with a key greater than all put before: 1 for a load in key order, next to 0 for random
+    /// order.
     pub sequential_share: f64,
     /// The share of puts with a key greater than that of the put before: 1 in key order, 0.5 in random order.
     pub ascending_share: f64,
-    /// The share of puts on keys that were put before, in the trace. What was there before the trace began is not known.
+    /// The share of puts on keys that were put before, in the trace. What was there before the trace began is not
+    /// known.
     pub update_share: f64,
     /// Seconds since the last put of a key that is put again: the median.
     pub update_age_p50_s: f64,
@@ -76,7 +78,8 @@ pub struct TraceSummary {
     pub ingest_bytes: u64,
     /// Those bytes per second of the span.
     pub ingest_bytes_per_s_mean: f64,
-    /// Those bytes per second of the busiest minute; minutes are counted from the trace's beginning. Not below the mean.
+    /// Those bytes per second of the busiest minute; minutes are counted from the trace's beginning. Not below the
+    /// mean.
     pub ingest_bytes_per_s_peak: f64,
     /// Keys whose hash ends in this many zero bits were looked at one by one; 0: all keys.
     pub sample_shift: u32,
