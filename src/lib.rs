@@ -50,6 +50,7 @@ pub(crate) mod coding;
 pub(crate) mod checksum;
 pub mod options;
 pub mod key;
+pub(crate) mod expiry;
 pub(crate) mod file_name;
 pub mod clock;
 pub mod spawn;
@@ -81,7 +82,7 @@ pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{
     Compaction, Compression, DbOptions, Durability, Fifo, FilterKind, KeyspaceOptions, LazyLeveled,
-    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
+    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, TimeWindow, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
 

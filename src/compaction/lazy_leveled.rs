@@ -29,7 +29,7 @@ use std::ops::Range;
 use crate::compaction::stack::Stack;
 use crate::compaction::{CompactionPlan, CompactionReason, CompactionStrategy, TreeView};
 use crate::options::LazyLeveled;
-use crate::version::{LEVEL_COUNT, RunId};
+use crate::version::LEVEL_COUNT;
 
 /// The last level.
 const LAST: usize = LEVEL_COUNT - 1;
@@ -100,7 +100,7 @@ impl LazyLeveled {
             }
             end = next.end;
         }
-        stack.merge_into(start..end, to, newest_run(stack, to, start), reason)
+        stack.merge_into(start..end, to, stack.newest_run(to, start), reason)
     }
 
     /// Merges the newest runs of level 0 while the oldest is busy.
@@ -110,13 +110,6 @@ impl LazyLeveled {
         (idle >= self.runs_per_level && idle < of_level.len())
             .then(|| stack.merge(0..idle, CompactionReason::IntraLevel0))?
     }
-}
-
-/// The run that what begins at `start` makes in level `to`: newer than all that stays there.
-fn newest_run(stack: &Stack<'_>, to: usize, start: usize) -> RunId {
-    let newest_there = stack.runs[stack.of_level(to)].first();
-    let above = newest_there.map_or(0, |stacked| stacked.run.id.0.saturating_add(1));
-    RunId(above.max(stack.runs[start].run.id.0))
 }
 
 #[cfg(test)]

@@ -80,8 +80,15 @@ impl<'a> Stack<'a> {
         self.merge_into(range, LAST, joined.run.id, reason)
     }
 
-    /// Makes one run of `range`: by a move if no two tables meet and none holds a tombstone, else
-    /// by a merge. `None` if part of it is busy, or the place where it would go.
+    /// The run that what begins at `start`, above level `to`, makes there: newer than all of it.
+    pub(super) fn newest_run(&self, to: usize, start: usize) -> RunId {
+        let newest_there = self.runs[self.of_level(to)].first();
+        let above = newest_there.map_or(0, |stacked| stacked.run.id.0.saturating_add(1));
+        RunId(above.max(self.runs[start].run.id.0))
+    }
+
+    /// Makes one run of `range`: by a move if it is one run, or if no two tables meet and none
+    /// holds a tombstone; else by a merge. `None` if part of it is busy, or the place where it would go.
     pub(super) fn merge_into(
         &self,
         range: Range<usize>,
@@ -98,9 +105,9 @@ impl<'a> Stack<'a> {
         if self.tree.is_output_busy(level, low, high) {
             return None;
         }
-        let has_tombstones = draft.tables().any(|table| table.meta().tombstone_count > 0);
-        let is_movable = draft.is_movable(self.tree.options, level) && draft.is_disjoint();
-        Some(if is_movable && !has_tombstones {
+        let has_tombstones = || draft.tables().any(|table| table.meta().tombstone_count > 0);
+        let is_merged = draft.inputs.len() == 1 || (draft.is_disjoint() && !has_tombstones());
+        Some(if is_merged && draft.is_movable(self.tree.options, level) {
             draft.into_move(level, run, reason)
         } else {
             draft.into_merge(level, run, reason)

@@ -93,6 +93,26 @@ impl Default for Fifo {
     }
 }
 
+/// Time-window compaction: runs are merged with those written in the same window of time only, and each window that is
+/// over becomes one run.
+///
+/// For time series whose entries expire: the oldest windows are dropped without being read. A read considers a run for
+/// each window that is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimeWindow {
+    /// Seconds of a window; windows begin at multiples of it since 1970. About a twentieth of the time that entries
+    /// live is a good length. Default 86400 (a day), range 1..=315360000.
+    pub window_s: u64,
+    /// Similar runs of the current window at which they are merged. Default 10, range 2..=32.
+    pub merge_width: usize,
+}
+
+impl Default for TimeWindow {
+    fn default() -> Self {
+        TimeWindow { window_s: 24 * 60 * 60, merge_width: 10 }
+    }
+}
+
 /// How a keyspace's tree is compacted.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -105,6 +125,8 @@ pub enum Compaction {
     LazyLeveled(LazyLeveled),
     /// [`Fifo`]. Drops live data by design.
     Fifo(Fifo),
+    /// [`TimeWindow`].
+    TimeWindow(TimeWindow),
     /// The strategy registered under this name with [`DbBuilder::strategy`](crate::DbBuilder::strategy).
     Named(String),
 }
@@ -120,7 +142,7 @@ const PARAMETERS: &[(&str, &[&str])] = &[
     ("l0_runs", &["leveled"]),
     ("base_bytes", &["leveled"]),
     ("fanout", &["leveled"]),
-    ("merge_width", &["size_tiered"]),
+    ("merge_width", &["size_tiered", "time_window"]),
     ("size_slack_percent", &["size_tiered"]),
     ("runs_max", &["size_tiered"]),
     ("space_percent_max", &["size_tiered"]),
@@ -129,12 +151,13 @@ const PARAMETERS: &[(&str, &[&str])] = &[
     ("total_bytes_max", &["fifo"]),
     ("age_max_s", &["fifo"]),
     ("merge_runs", &["fifo"]),
+    ("window_s", &["time_window"]),
 ];
 
 impl Compaction {
     /// The names of the built-in strategies, the default first.
     pub const BUILT_IN: &'static [&'static str] =
-        &["leveled", "size_tiered", "lazy_leveled", "fifo"];
+        &["leveled", "size_tiered", "lazy_leveled", "fifo", "time_window"];
 
     /// The strategy's name, as the manifest and tools say it.
     pub fn name(&self) -> &str {
@@ -143,6 +166,7 @@ impl Compaction {
             Compaction::SizeTiered(_) => "size_tiered",
             Compaction::LazyLeveled(_) => "lazy_leveled",
             Compaction::Fifo(_) => "fifo",
+            Compaction::TimeWindow(_) => "time_window",
             Compaction::Named(name) => name,
         }
     }
@@ -154,6 +178,7 @@ impl Compaction {
             "size_tiered" => SizeTiered::default().into(),
             "lazy_leveled" => LazyLeveled::default().into(),
             "fifo" => Fifo::default().into(),
+            "time_window" => TimeWindow::default().into(),
             _ => Compaction::Named(name.to_owned()),
         }
     }
@@ -187,6 +212,12 @@ impl Compaction {
             }
             (Compaction::Fifo(fifo), "age_max_s") => fifo.age_max_s = number(name, value)?,
             (Compaction::Fifo(fifo), "merge_runs") => fifo.merge_runs = number(name, value)?,
+            (Compaction::TimeWindow(windows), "window_s") => {
+                windows.window_s = number(name, value)?;
+            }
+            (Compaction::TimeWindow(windows), "merge_width") => {
+                windows.merge_width = number(name, value)?;
+            }
             _ => return self.refuse(name).map_or(Ok(false), Err),
         }
         Ok(true)
@@ -225,6 +256,10 @@ impl Compaction {
                 ("age_max_s", fifo.age_max_s.to_string()),
                 ("merge_runs", fifo.merge_runs.to_string()),
             ],
+            Compaction::TimeWindow(windows) => vec![
+                ("window_s", windows.window_s.to_string()),
+                ("merge_width", windows.merge_width.to_string()),
+            ],
             Compaction::Named(_) => Vec::new(),
         }
     }
@@ -261,6 +296,10 @@ impl Compaction {
                 }
                 check("merge_runs", fifo.merge_runs as u64, 0, 64)
             }
+            Compaction::TimeWindow(windows) => {
+                check("window_s", windows.window_s, 1, 10 * 365 * 24 * 60 * 60)?;
+                check("merge_width", windows.merge_width as u64, 2, 32)
+            }
             Compaction::Named(_) => Ok(()),
         }
     }
@@ -277,7 +316,7 @@ macro_rules! choices {
     };
 }
 
-choices!(Leveled, SizeTiered, LazyLeveled, Fifo);
+choices!(Leveled, SizeTiered, LazyLeveled, Fifo, TimeWindow);
 
 #[cfg(test)]
 mod tests {
@@ -339,6 +378,7 @@ mod tests {
         refuse(SizeTiered { merge_width: 1, ..SizeTiered::default() }.into(), "merge_width=1");
         refuse(LazyLeveled { runs_per_level: 1, last_level_fanout: 3 }.into(), "runs_per_level=1");
         refuse(Fifo { merge_runs: 1, ..Fifo::default() }.into(), "merge_runs=1");
+        refuse(TimeWindow { window_s: 0, ..TimeWindow::default() }.into(), "window_s=0");
         refuse(SizeTiered { runs_max: 4, ..SizeTiered::default() }.into(), "runs_max=4");
     }
 }

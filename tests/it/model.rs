@@ -17,7 +17,7 @@ use esker::fs::StdFs;
 use esker::fs::sim_fs::{Persist, SimFs};
 use esker::{
     Compaction, Compression, Cursor, Fifo, Iter, Keyspace, LazyLeveled, Leveled, ReadMode,
-    SizeTiered, Snapshot, Verify, WalMode,
+    SizeTiered, Snapshot, TimeWindow, Verify, WalMode,
 };
 
 use crate::support::{
@@ -442,6 +442,21 @@ fn fifo() {
 /// Keeps everything that these tests write.
 const ROOMY: Fifo = Fifo { total_bytes_max: 1 << 40, age_max_s: 0, merge_runs: 0 };
 
+/// The clock of these tests goes on by a millisecond with each look, so a window is a few hundred writes.
+#[test]
+fn time_window() {
+    let windows = TimeWindow { window_s: 1, merge_width: 3 };
+    let setup = small(|setup| setup.keyspace.compaction = windows.into());
+    on_sim("time-window", &setup);
+    let setup = small(|setup| {
+        setup.keyspace.compaction = windows.into();
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.keyspace.table_bytes = 4 << 10;
+        setup.db.background_threads = 3;
+    });
+    on_sim("time-window, three threads", &setup);
+}
+
 /// Every strategy takes over what another one left, again and again.
 #[test]
 fn strategies_that_take_turns() {
@@ -453,6 +468,7 @@ fn strategies_that_take_turns() {
             .into(),
         LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }.into(),
         Fifo { merge_runs: 4, ..ROOMY }.into(),
+        TimeWindow { window_s: 1, merge_width: 3 }.into(),
     ];
     for seed in 0..8 * scale() {
         let _say = SayOnPanic("strategies that take turns", seed);

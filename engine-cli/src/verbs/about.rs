@@ -48,7 +48,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("l0_runs", "leveled: runs in level 0 at which they are merged down, 1..=64"),
     ("base_bytes", "leveled: bytes of the first level below 0, at least 64 KiB"),
     ("fanout", "leveled: how many times larger each level is than the one above, 2..=100"),
-    ("merge_width", "size_tiered: similar runs that are merged into one, 2..=32"),
+    ("merge_width", "size_tiered, time_window: similar runs that are merged into one, 2..=32"),
     (
         "size_slack_percent",
         "size_tiered: how much larger than newer runs a similar one is, 0..=1000",
@@ -60,7 +60,9 @@ const MEANINGS: &[(&str, &str)] = &[
     ("total_bytes_max", "fifo: bytes above which the oldest tables are dropped, at least 64 KiB"),
     ("age_max_s", "fifo: seconds after which a table is dropped; 0 never"),
     ("merge_runs", "fifo: adjacent small runs that are merged into one, 2..=64; 0 never"),
+    ("window_s", "time_window: seconds of a window, 1..=315360000"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
+    ("default_ttl_s", "seconds after which what a plain put wrote expires; 0 never"),
 ];
 
 /// `options`.

@@ -3,15 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::tests::{Segment, Sim, Step, busy, memtable, shape, small_options, steps};
+use crate::compaction::tests::{Segment, Sim, Step, busy, memtable, shape, steps};
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 
 const STRATEGY: Fifo = Fifo { total_bytes_max: 1000, age_max_s: 10, merge_runs: 3 };
 
 fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(STRATEGY, text);
     sim.now_ms = 20_000;
     change(&mut sim);
     sim.picked()
@@ -63,6 +62,28 @@ fn what_is_too_old_is_dropped_with_all_that_is_under_it() {
     assert_eq!(picked_with(tree, forever), "nothing");
     let over_younger = tree.replace("@8000-8500", "@8000-10001");
     assert_eq!(picked(&over_younger), "nothing", "8 would uncover what is in 6");
+}
+
+#[test]
+fn it_wants_to_be_asked_when_the_next_table_grows_too_old() {
+    let mut sim = Sim::drawn(
+        STRATEGY,
+        "
+        L0 run 9: 9[a..z]@19000-19500
+        L0 run 8: 8[a..m]@9000-9999 7[n..z]@9000-10000",
+    );
+    sim.now_ms = 20_000;
+    assert_eq!(sim.due_at_ms(), Some(20_001), "8 is too old already, 7 is next");
+    sim.now_ms = 20_001;
+    assert_eq!(sim.picked(), "Age Drop L0:8,7 -> L0 run 0");
+    assert_eq!(sim.due_at_ms(), Some(29_501));
+    sim.now_ms = 29_501;
+    assert_eq!(sim.due_at_ms(), None, "everything is too old");
+    sim.now_ms = 0;
+    sim.switch(Fifo { age_max_s: u64::MAX, ..STRATEGY });
+    assert_eq!(sim.due_at_ms(), Some(u64::MAX));
+    sim.switch(Fifo { age_max_s: 0, ..STRATEGY });
+    assert_eq!(sim.due_at_ms(), None);
 }
 
 #[test]

@@ -3,16 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::tests::{
-    ENTRY_BYTES, Segment, Sim, busy, memtable, shape, small_options, steps, survey,
-};
+use crate::compaction::tests::{ENTRY_BYTES, Sim, busy, memtable, shape, steps, survey};
 use crate::options::{KeyspaceOptions, Leveled, SizeTiered};
 
 const STRATEGY: LazyLeveled = LazyLeveled { runs_per_level: 3, last_level_fanout: 4 };
 
 fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(STRATEGY, text);
     change(&mut sim);
     sim.picked()
 }
@@ -91,16 +88,6 @@ fn stacked_runs_in_the_last_level_become_one() {
     );
 }
 
-#[test]
-fn sorted_writes_are_never_rewritten() {
-    let mut sim = Sim::new(memtable(8 << 20), LazyLeveled::default());
-    for at in 0..300 {
-        sim.flush(Segment { low: at * 50_000, high: (at + 1) * 50_000, live: 1.0, dead: 0.0 });
-        sim.settle();
-    }
-    assert_eq!(sim.merged_bytes, 0);
-}
-
 /// The load by which the issue judges: 10 M puts over 5 M keys, 8 MiB memtables.
 #[test]
 fn between_size_tiered_and_leveled() {
@@ -163,10 +150,7 @@ proptest! {
         last_level_fanout in 2..12u64,
     ) {
         let options = KeyspaceOptions { table_bytes: 4096, ..KeyspaceOptions::default() };
-        let mut sim = Sim::new(options, LazyLeveled { runs_per_level, last_level_fanout });
-        sim.live(steps);
-        sim.release_snapshots();
-        sim.settle();
+        let sim = Sim::lived(options, LazyLeveled { runs_per_level, last_level_fanout }, steps);
         for level in &sim.version.levels[..LAST] {
             prop_assert!(level.runs.len() < runs_per_level, "{}", shape(&sim.version));
         }

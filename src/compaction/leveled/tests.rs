@@ -4,9 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::compaction::BusyOutput;
-use crate::compaction::tests::{
-    ENTRY_BYTES, Segment, Sim, Step, busy, memtable, shape, small_options, steps,
-};
+use crate::compaction::tests::{ENTRY_BYTES, Segment, Sim, Step, busy, memtable, shape, steps};
 use crate::key::SequenceNumber;
 use crate::options::KeyspaceOptions;
 
@@ -83,17 +81,6 @@ fn overwriting_keeps_space_bounded() {
 }
 
 #[test]
-fn sorted_writes_are_never_rewritten() {
-    let mut sim = Sim::new(memtable(8 << 20), Leveled::default());
-    for at in 0..300 {
-        sim.flush(Segment { low: at * 50_000, high: (at + 1) * 50_000, live: 1.0, dead: 0.0 });
-        sim.settle();
-    }
-    assert_eq!(sim.merged_bytes, 0);
-    assert!(sim.runs_max <= 4 + 3, "{} runs", sim.runs_max);
-}
-
-#[test]
 fn deleting_everything_gives_the_space_back() {
     let mut sim = fill(memtable(64 << 20), Leveled::default(), 20, 42_000_000, 2_000_000);
     for at in 0..4 {
@@ -107,8 +94,7 @@ fn deleting_everything_gives_the_space_back() {
 /// The plan for the tree drawn.
 fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
     let leveled = Leveled { l0_runs: 4, base_bytes: 64 << 10, fanout: 10 };
-    let mut sim = Sim::new(small_options(), leveled);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(leveled, text);
     change(&mut sim);
     sim.picked()
 }
@@ -275,9 +261,6 @@ proptest! {
 }
 
 fn live(steps: Vec<Step>, leveled: Leveled, options: KeyspaceOptions) {
-    let mut sim = Sim::new(options, leveled);
-    sim.live(steps);
-    sim.release_snapshots();
-    sim.settle();
+    let sim = Sim::lived(options, leveled, steps);
     assert!(sim.version.levels[0].runs.len() < leveled.l0_runs);
 }

@@ -3,9 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compaction::tests::{
-    ENTRY_BYTES, Segment, Sim, busy, memtable, shape, small_options, steps, survey,
-};
+use crate::compaction::tests::{ENTRY_BYTES, Sim, busy, memtable, shape, steps, survey};
 use crate::key::SequenceNumber;
 use crate::options::{Compression, KeyspaceOptions, Leveled};
 
@@ -13,8 +11,7 @@ const STRATEGY: SizeTiered =
     SizeTiered { merge_width: 3, size_slack_percent: 20, runs_max: 6, space_percent_max: 200 };
 
 fn picked_with(text: &str, change: impl FnOnce(&mut Sim)) -> String {
-    let mut sim = Sim::new(small_options(), STRATEGY);
-    sim.version = crate::version::text::version(text);
+    let mut sim = Sim::drawn(STRATEGY, text);
     change(&mut sim);
     sim.picked()
 }
@@ -126,27 +123,12 @@ fn garbage_at_the_bottom_is_rewritten_once_no_snapshot_needs_it() {
 
 #[test]
 fn debt_is_what_arrived_since_work_became_due() {
-    let debt = |text: &str| {
-        let mut sim = Sim::new(small_options(), STRATEGY);
-        sim.version = crate::version::text::version(text);
-        sim.debt_bytes()
-    };
+    let debt = |text: &str| Sim::drawn(STRATEGY, text).debt_bytes();
     assert_eq!(debt(""), 0);
     assert_eq!(debt("L0 run 9: 9[a..z]:2500\n L6 run 1: 1[a..z]:1000"), 500);
     let eight: Vec<String> = (1..9).rev().map(|n| format!("L0 run {n}: {n}[a..z]:{n}")).collect();
     let tree = format!("{}\n L6 run 0: 99[a..z]:1000", eight.join("\n"));
     assert_eq!(debt(&tree), 8 + 7 + 6);
-}
-
-#[test]
-fn sorted_writes_are_never_rewritten() {
-    let mut sim = Sim::new(memtable(8 << 20), SizeTiered::default());
-    for at in 0..300 {
-        sim.flush(Segment { low: at * 50_000, high: (at + 1) * 50_000, live: 1.0, dead: 0.0 });
-        sim.settle();
-    }
-    assert_eq!(sim.merged_bytes, 0);
-    assert!(sim.runs_max <= 33, "{} runs", sim.runs_max);
 }
 
 /// The load by which the issue judges: 10 M puts over 5 M keys, 8 MiB memtables.
@@ -210,11 +192,7 @@ proptest! {
         let options = KeyspaceOptions { table_bytes: 4096, ..KeyspaceOptions::default() };
         let runs_max = merge_width + more_runs;
         let strategy = SizeTiered { merge_width, size_slack_percent, runs_max, space_percent_max };
-        let mut sim = Sim::new(options, strategy);
-        sim.live(steps);
-        sim.release_snapshots();
-        sim.settle();
-        let runs = sim.version.run_count();
+        let runs = Sim::lived(options, strategy, steps).version.run_count();
         prop_assert!(runs <= runs_max, "{runs} runs");
     }
 }
