@@ -21,7 +21,9 @@ pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
 pub(crate) mod planned;
+pub(crate) mod pressure;
 pub(crate) mod retention;
+pub mod simulator;
 pub(crate) mod size_tiered;
 mod stack;
 #[cfg(test)]
@@ -30,10 +32,11 @@ pub(crate) mod time_window;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::key::{FileNumber, SequenceNumber};
-use crate::options::KeyspaceOptions;
+use crate::options::{Compaction, KeyspaceOptions};
 use crate::version::{RunId, Version};
 
 /// Decides what to compact. See the module text for its rules.
@@ -61,6 +64,18 @@ pub trait CompactionStrategy: Send + Sync + fmt::Debug {
     /// `None`: runs do not slow writers, only debt does.
     fn level0_runs_max(&self) -> Option<usize> {
         None
+    }
+}
+
+/// The strategy object of a built-in choice; `None` for a strategy of the user's.
+pub fn built_in(compaction: &Compaction) -> Option<Arc<dyn CompactionStrategy>> {
+    match compaction {
+        Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
+        Compaction::SizeTiered(tiered) => Some(Arc::new(*tiered)),
+        Compaction::LazyLeveled(lazy) => Some(Arc::new(*lazy)),
+        Compaction::Fifo(fifo) => Some(Arc::new(*fifo)),
+        Compaction::TimeWindow(windows) => Some(Arc::new(*windows)),
+        Compaction::Named(_) => None,
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::compaction::TreeView;
+use crate::compaction::pressure::Load;
 use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
-use crate::db::throttle::Load;
 use crate::db::work::Busy;
 use crate::error::Result;
 use crate::event::{Event, TableEvent};

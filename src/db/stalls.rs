@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::db::throttle::Load;
+use crate::compaction::pressure::Load;
 use crate::event::{Event, Listeners, StallBegin, StallCause, StallEnd};
 
 /// What a keyspace's writers wait for.

@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::compaction::CompactionStrategy;
+use crate::compaction::{CompactionStrategy, built_in};
 use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::Counters;
 use crate::db::snapshots::SnapshotList;
@@ -45,7 +45,7 @@ use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
 use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
-use crate::options::{Compaction, DbOptions, KeyspaceOptions};
+use crate::options::{DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::Version;
@@ -403,14 +403,7 @@ pub(crate) fn strategy_for(
     registered: &BTreeMap<String, Arc<dyn CompactionStrategy>>,
     options: &KeyspaceOptions,
 ) -> Option<Arc<dyn CompactionStrategy>> {
-    match &options.compaction {
-        Compaction::Leveled(leveled) => Some(Arc::new(*leveled)),
-        Compaction::SizeTiered(tiered) => Some(Arc::new(*tiered)),
-        Compaction::LazyLeveled(lazy) => Some(Arc::new(*lazy)),
-        Compaction::Fifo(fifo) => Some(Arc::new(*fifo)),
-        Compaction::TimeWindow(windows) => Some(Arc::new(*windows)),
-        Compaction::Named(name) => registered.get(name).cloned(),
-    }
+    built_in(&options.compaction).or_else(|| registered.get(options.compaction.name()).cloned())
 }
 
 /// As [`strategy_for`], for options that a caller passes: an unknown strategy is a mistake of theirs.

@@ -1,10 +1,7 @@
 //! The write throttle: writers are slowed in proportion to how far compaction is behind.
 //!
-//! After each change of a tree its *pressure* is computed, a number from 0 to 1: how far the compaction debt lies
-//! between `debt_bytes_soft` and four times that, or how far the runs of level 0 lie between half the strategy's limit
-//! and the limit. Below 0 writers are not slowed. From 0 up each byte costs a delay that grows as `p / (1 - p)`, so
-//! that there is no cliff: at one half writers get 64 MiB/s, at three quarters 21 MiB/s, near 1 almost nothing. At 1
-//! they stop until compaction has moved something.
+//! After each change of a tree its *pressure* is computed, a number from 0 to 1, and from that the delay that each byte
+//! costs (`compaction/pressure`). At 0 writers are not slowed; at 1 they stop until compaction has moved something.
 //!
 //! Delays are handed out by a token bucket: each write reserves its time slot, and sleeps on a condition variable until
 //! the slot comes or the pressure changes. Nobody spins. Pressure is read without a lock when there is none.
@@ -15,11 +12,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Clock;
+use crate::compaction::pressure::delay_ns_per_kib;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Stall;
 
-/// Delay per KiB at a pressure of one half: 64 MiB/s.
-const DELAY_NS_PER_KIB: f64 = 15_259.0;
 /// The delay that means: stop.
 const STOP: u64 = u64::MAX;
 
@@ -32,42 +28,10 @@ pub(crate) struct Throttle {
     changed: Condvar,
 }
 
-/// What the pressure is made of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) debt_bytes: u64,
-    pub(crate) debt_bytes_soft: u64,
-    pub(crate) level0_runs: usize,
-    /// The strategy's limit, if it has one.
-    pub(crate) level0_runs_max: Option<usize>,
-}
-
-impl Load {
-    /// The part of the pressure that comes from debt; below 0 if there is less than the soft limit.
-    pub(crate) fn debt_pressure(self) -> f64 {
-        let soft = self.debt_bytes_soft as f64;
-        ((self.debt_bytes as f64 - soft) / (3.0 * soft)).min(1.0)
-    }
-
-    /// 0: no pressure; 1: stop.
-    pub(crate) fn pressure(self) -> f64 {
-        let debt = self.debt_pressure();
-        let runs = self.level0_runs_max.map_or(0.0, |max| {
-            let half = max as f64 / 2.0;
-            (self.level0_runs as f64 - half) / half
-        });
-        debt.max(runs).clamp(0.0, 1.0)
-    }
-}
-
 impl Throttle {
     /// Sets the pressure and wakes writers that wait under an older one.
     pub(crate) fn set_pressure(&self, pressure: f64) {
-        let delay = if pressure >= 1.0 {
-            STOP
-        } else {
-            (DELAY_NS_PER_KIB * pressure / (1.0 - pressure)) as u64
-        };
+        let delay = delay_ns_per_kib(pressure).unwrap_or(STOP);
         if self.delay_ns_per_kib.swap(delay, Ordering::Relaxed) != delay {
             drop(self.free_at_ns.lock());
             self.changed.notify_all();
@@ -150,19 +114,6 @@ pub(crate) fn busy(why: &str) -> Error {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-
-    fn load(debt_bytes: u64, level0_runs: usize) -> Load {
-        Load { debt_bytes, debt_bytes_soft: 100, level0_runs, level0_runs_max: Some(40) }
-    }
-
-    #[test]
-    fn pressure_has_no_cliff() {
-        assert_eq!(load(100, 20).pressure(), 0.0);
-        assert_eq!(load(250, 0).pressure(), 0.5);
-        assert_eq!(load(0, 30).pressure(), 0.5);
-        assert_eq!(load(400, 0).pressure(), 1.0);
-        assert_eq!(load(9999, 99).pressure(), 1.0);
-    }
 
     #[test]
     fn under_pressure_a_write_that_may_not_wait_is_refused() {
