@@ -25,7 +25,7 @@ fn scattered(n: u64) -> u64 {
 }
 
 fn block(criterion: &mut Criterion) {
-    let mut bench = BlockBench::new(BLOCK_ENTRIES, VALUE_BYTES);
+    let mut bench = BlockBench::new(BLOCK_ENTRIES, VALUE_BYTES).unwrap();
     let mut group = criterion.benchmark_group("block");
     group.throughput(Throughput::Elements(BLOCK_ENTRIES as u64));
     group.bench_function("build", |bencher| bencher.iter(|| bench.build()));
@@ -63,7 +63,9 @@ fn memtable(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memtable");
     let filled = |order: fn(u64) -> u64| {
         let mut bench = MemtableBench::new(64 << 20, VALUE_BYTES);
-        (0..KEYS).for_each(|n| drop(black_box(bench.insert(order(n)))));
+        for n in 0..KEYS {
+            black_box(bench.insert(order(n)));
+        }
         bench
     };
     group.throughput(Throughput::Elements(KEYS));
@@ -110,7 +112,9 @@ fn wal(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(group_count));
             group.bench_function(format!("sync {name}, group of {group_count}"), |bencher| {
                 bencher.iter(|| {
-                    (0..group_count).for_each(|_| drop(black_box(bench.append().unwrap())));
+                    for _ in 0..group_count {
+                        black_box(bench.append().unwrap());
+                    }
                     bench.sync().unwrap();
                 });
             });
