@@ -7,7 +7,7 @@ default:
 # What must hold before a change is shown: format, lints, the rules of the tree, licences, spelling.
 check:
     cargo fmt --all --check
-    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     cargo test --locked --test it tidy
     if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
     if command -v typos >/dev/null; then typos; fi
@@ -22,7 +22,7 @@ fuzz TARGET SECONDS="0":
 
 # The benchmarks. Compare only runs of one sitting.
 bench *ARGS:
-    cargo bench --locked {{ ARGS }}
+    cargo bench --locked --features internals {{ ARGS }}
 
 # The documentation, with the private items, as HTML.
 doc:

@@ -73,6 +73,8 @@ pub mod compaction;
 pub mod event;
 pub(crate) mod flush;
 pub(crate) mod db;
+#[cfg(any(test, feature = "internals"))]
+pub mod internals;
 
 pub use batch::WriteBatch;
 pub use db::check::VerifyReport;
@@ -92,3 +94,11 @@ pub use value::Value;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operations.md")]
+struct OperationsDoctests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/writing-a-strategy.md")]
+struct StrategyDoctests;

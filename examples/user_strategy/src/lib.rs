@@ -63,7 +63,8 @@ impl CompactionStrategy for TwoLevel {
 impl TwoLevel {
     /// The plan that brings the tree nearer to its shape, whether or not it can run now; `None` if it is in shape.
     ///
-    /// Each plan lowers the number of runs, so on a tree that gets no new ones this falls silent.
+    /// Each plan lowers the number of runs, or at least of those outside the last level, so on a tree that gets no new
+    /// ones this falls silent.
     fn wanted(&self, version: &Version) -> Option<CompactionPlan> {
         // Another strategy may have left this tree: first everything below level 0 becomes one run.
         let older: Vec<_> = runs(version).filter(|(level, _)| *level > 0).collect();
