@@ -183,6 +183,7 @@ pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
     let options = core.options.load();
     let Some(strategy) = core.strategy.read().clone() else {
         core.throttle.set_pressure(0.0);
+        core.urgency.store(0, Ordering::Relaxed);
         return;
     };
     let none = Busy::default();
@@ -203,6 +204,10 @@ pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
         level0_runs_max: strategy.level0_runs_max(),
     };
     core.throttle.set_pressure(load.pressure());
+    core.urgency.store(load.urgency().to_bits(), Ordering::Relaxed);
+    let keyspaces = inner.keyspaces.load();
+    let most = keyspaces.by_id.values().map(|core| core.urgency()).fold(0.0, f64::max);
+    inner.work.rate.set_urgency(most, &*inner.clock);
 }
 
 /// The oldest sequence number that somebody may still read at.

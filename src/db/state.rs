@@ -142,6 +142,8 @@ pub(crate) struct KeyspaceCore {
     pub(crate) throttle: Throttle,
     /// What the strategy said must still be moved, when it was last asked.
     pub(crate) debt_bytes: AtomicU64,
+    /// How urgent its compaction was then: the bits of an `f64`.
+    pub(crate) urgency: AtomicU64,
     pub(crate) levels: LevelCounters,
 }
 
@@ -180,8 +182,14 @@ impl KeyspaceCore {
             dropped: AtomicBool::new(false),
             throttle: Throttle::default(),
             debt_bytes: AtomicU64::new(0),
+            urgency: AtomicU64::new(0),
             levels: LevelCounters::default(),
         })
+    }
+
+    /// How urgent compaction is: see [`Load`](crate::db::throttle::Load).
+    pub(crate) fn urgency(&self) -> f64 {
+        f64::from_bits(self.urgency.load(Ordering::Relaxed))
     }
 
     /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;
