@@ -8,11 +8,13 @@ pub(crate) mod waiter;
 pub(crate) mod commit;
 pub(crate) mod throttle;
 pub(crate) mod stalls;
+pub(crate) mod rate_limit;
 pub(crate) mod work;
 pub(crate) mod state;
 pub(crate) mod install;
 pub(crate) mod check;
 pub(crate) mod flush_job;
+pub(crate) mod gate;
 pub(crate) mod compact_job;
 pub(crate) mod background;
 pub(crate) mod visible;
@@ -20,6 +22,7 @@ pub(crate) mod iter;
 pub(crate) mod manual;
 pub(crate) mod close;
 pub(crate) mod handle;
+pub(crate) mod pause;
 pub(crate) mod write;
 pub(crate) mod read;
 pub(crate) mod metrics;
@@ -43,6 +46,7 @@ use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter};
 use crate::db::keyspace::Keyspace;
 use crate::db::metrics::Metrics;
+use crate::db::pause::CompactionPause;
 use crate::db::recovery::OpenRequest;
 use crate::db::snapshot::Snapshot;
 use crate::error::Result;
@@ -268,7 +272,35 @@ impl Db {
         self.default.compact_range(range)
     }
 
-    /// Waits until no flush and no compaction is due or running.
+    /// Lets no automatic compaction begin, in any keyspace, until the guard is dropped; guards nest. It waits for
+    /// nothing: compactions that run go on, unless [`Db::cancel_compactions`] stops them. Flushes go on, and so does
+    /// what somebody asks for by [`Db::compact_range`].
+    ///
+    /// Runs pile up meanwhile. Writers are slowed and then stopped as always, until the guard is dropped; with
+    /// [`Stall::Fail`](crate::Stall::Fail) they get `Busy` instead. Do not write with `Stall::Wait` from the thread that
+    /// is to drop the guard.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let pause = db.pause_compactions();
+    /// db.cancel_compactions();
+    /// db.wait_idle()?; // nothing is compacted from here on
+    /// drop(pause);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause_compactions(&self) -> CompactionPause {
+        CompactionPause::new(&self.handle)
+    }
+
+    /// Stops the compactions that run, automatic ones and those that somebody waits for, which get `Cancelled`. It
+    /// does not wait for their end ([`Db::wait_idle`] does). Their inputs are untouched and what they wrote and did not
+    /// install is removed; the automatic ones begin again unless compaction is paused.
+    pub fn cancel_compactions(&self) {
+        self.handle.inner.work.cancel_compactions();
+    }
+
+    /// Waits until no flush and no compaction is due or running. While compaction is paused, none is due.
     pub fn wait_idle(&self) -> Result<()> {
         self.handle.inner.check_writable()?;
         background::wait_idle(&self.handle.inner)

@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Poisoned,
     /// The database was closed. Open it again.
     Closed,
+    /// Somebody cancelled the work, as they may. Start it again when it suits; the database is as valid as before.
+    Cancelled,
 }
 
 impl ErrorKind {
@@ -51,6 +53,7 @@ impl ErrorKind {
             ErrorKind::Busy => "busy",
             ErrorKind::Poisoned => "poisoned",
             ErrorKind::Closed => "closed",
+            ErrorKind::Cancelled => "cancelled",
         }
     }
 }

@@ -80,14 +80,17 @@ pub use batch::WriteBatch;
 pub use db::check::VerifyReport;
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;
+pub use db::manual::{CompactOptions, CompactionProgress};
 pub use db::metrics::{KeyspaceMetrics, LevelMetrics, Metrics, StallMetrics};
+pub use db::pause::CompactionPause;
 pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventListener};
 pub use options::{
-    Compaction, Compression, DbOptions, Durability, Fifo, FilterKind, KeyspaceOptions, LazyLeveled,
-    Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, TimeWindow, Verify, WalMode, WriteOptions,
+    Compaction, CompactionRate, Compression, DbOptions, Durability, Fifo, FilterKind,
+    KeyspaceOptions, LazyLeveled, Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, TimeWindow,
+    Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
 

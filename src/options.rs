@@ -9,12 +9,14 @@
 //! them all, and a test holds that list against this file.
 
 mod compaction;
+mod compaction_rate;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 pub use compaction::{Compaction, Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
+pub use compaction_rate::CompactionRate;
 
 /// How long a write may be at risk after the call returned. See `docs/guarantees.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,6 +160,8 @@ pub struct DbOptions {
     pub verify: Verify,
     /// Seconds between passes of the scrubber, which re-reads every table and reports damage. 0: never (default).
     pub scrub_interval_s: u64,
+    /// How fast background work may write. Default `none`: without limit. See [`CompactionRate`].
+    pub compaction_rate: CompactionRate,
     /// Open for reading only: nothing on disk changes, and several readers may do so at once. Default false.
     pub read_only: bool,
     /// Create the database if the directory is missing or empty. Default true.
@@ -182,6 +186,7 @@ impl Default for DbOptions {
             read_mode: ReadMode::Mmap,
             verify: Verify::Once,
             scrub_interval_s: 0,
+            compaction_rate: CompactionRate::Unlimited,
             read_only: false,
             create_if_missing: true,
             record_workload: None,
@@ -293,6 +298,7 @@ impl DbOptions {
         "read_mode",
         "verify",
         "scrub_interval_s",
+        "compaction_rate",
         "read_only",
         "create_if_missing",
         "record_workload",
@@ -313,6 +319,7 @@ impl DbOptions {
             "read_mode" => self.read_mode = value.parse()?,
             "verify" => self.verify = value.parse()?,
             "scrub_interval_s" => self.scrub_interval_s = number(name, value)?,
+            "compaction_rate" => self.compaction_rate = value.parse()?,
             "read_only" => {
                 self.read_only = value.parse().map_err(|_| bad(name, value, "true or false"))?;
             }
@@ -335,7 +342,8 @@ impl DbOptions {
         check("open_tables_max", self.open_tables_max as u64, 16, 1_000_000)?;
         check("wal_segment_bytes", self.wal_segment_bytes, 64 << 10, 1 << 30)?;
         check("wal_bytes_max", self.wal_bytes_max, 2 * self.wal_segment_bytes, u64::MAX)?;
-        check("async_interval_ms", self.async_interval_ms, 1, 200)
+        check("async_interval_ms", self.async_interval_ms, 1, 200)?;
+        self.compaction_rate.validate()
     }
 }
 
@@ -496,6 +504,7 @@ mod tests {
             "pread",
             "always",
             "9",
+            "auto",
         ];
         let mut options = DbOptions::default();
         for (name, sample) in

@@ -52,7 +52,7 @@ pub(crate) struct JobContext<'a> {
     pub(crate) now_ms: u64,
     /// Gives each output its number.
     pub(crate) new_file_number: &'a dyn Fn() -> FileNumber,
-    /// Called every [`POLL_BYTES`]: may wait, or end the job with an error.
+    /// Called every [`POLL_BYTES`] and at the end: may wait, or end the job with an error.
     pub(crate) poll: &'a mut dyn FnMut(JobProgress) -> Result<()>,
 }
 
@@ -63,6 +63,8 @@ pub(crate) struct JobProgress {
     pub(crate) read_bytes: u64,
     /// Of output files.
     pub(crate) written_bytes: u64,
+    /// Output tables, the unfinished one included.
+    pub(crate) table_count: u64,
 }
 
 /// What a job did.
@@ -156,11 +158,16 @@ fn merge(
         read_bytes += (key.len() + value.len()) as u64;
         if read_bytes >= poll_at {
             poll_at = read_bytes + POLL_BYTES;
-            (ctx.poll)(JobProgress { read_bytes, written_bytes: outputs.written_bytes() })?;
+            (ctx.poll)(progress(outputs, read_bytes))?;
         }
         cursor.next()?;
     }
-    Ok(())
+    (ctx.poll)(progress(outputs, read_bytes))
+}
+
+fn progress(outputs: &Outputs<'_>, read_bytes: u64) -> JobProgress {
+    let (written_bytes, table_count) = (outputs.written_bytes(), outputs.table_count());
+    JobProgress { read_bytes, written_bytes, table_count }
 }
 
 /// The error, which does not know where the entry came from, with the table's path.

@@ -117,6 +117,11 @@ impl<'a> Outputs<'a> {
         self.finished_bytes + self.writer.as_ref().map_or(0, TableWriter::estimated_bytes)
     }
 
+    /// Tables so far, the open one included.
+    pub(super) fn table_count(&self) -> u64 {
+        self.created.len() as u64
+    }
+
     /// Finishes the last table. The files are durable, their names not yet. Should the caller fail
     /// afterwards, [`Outputs::discard`] still knows them.
     pub(super) fn finish(&mut self) -> Result<Vec<TableMeta>> {

@@ -29,6 +29,16 @@ impl Load {
         ((self.debt_bytes as f64 - soft) / (3.0 * soft)).min(1.0)
     }
 
+    /// How urgent compaction is: 0 where nothing is due, 1 where writers begin to be slowed, 2 where
+    /// they stop. The debt counts against `debt_bytes_soft`, the runs of level 0 against half the
+    /// strategy's limit.
+    pub(crate) fn urgency(self) -> f64 {
+        let debt = self.debt_bytes as f64 / self.debt_bytes_soft as f64;
+        let runs =
+            self.level0_runs_max.map_or(0.0, |max| 2.0 * self.level0_runs as f64 / max as f64);
+        debt.max(runs).min(1.0) + self.pressure()
+    }
+
     /// 0: no pressure; 1: stop.
     pub(crate) fn pressure(self) -> f64 {
         let debt = self.debt_pressure();
@@ -60,6 +70,16 @@ mod tests {
         assert_eq!(load(0, 30).pressure(), 0.5);
         assert_eq!(load(400, 0).pressure(), 1.0);
         assert_eq!(load(9999, 99).pressure(), 1.0);
+    }
+
+    #[test]
+    fn urgency_goes_on_where_pressure_begins() {
+        assert_eq!(load(0, 0).urgency(), 0.0);
+        assert_eq!(load(50, 5).urgency(), 0.5);
+        assert_eq!(load(50, 15).urgency(), 0.75);
+        assert_eq!(load(100, 20).urgency(), 1.0);
+        assert_eq!(load(250, 20).urgency(), 1.5);
+        assert_eq!(load(9999, 99).urgency(), 2.0);
     }
 
     #[test]

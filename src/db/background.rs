@@ -15,6 +15,7 @@ use parking_lot::MutexGuard;
 
 use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
+use crate::db::gate::{self, Gate};
 use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Running, WorkState};
@@ -185,9 +186,10 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
         }
         Job::Compact(job) => {
             let single = inner.options.background_threads == 1;
-            let result = compact_job::run(inner, &job, &mut || {
-                if single { run_due_flush(inner) } else { Ok(()) }
-            });
+            let mut flush = || if single { run_due_flush(inner) } else { Ok(()) };
+            let mut gate = Gate::new(inner, job.cancel_count, Some(gate::priority(&job.plan)));
+            let result =
+                compact_job::run(inner, &job, &mut |progress| gate.pass(progress, &mut flush));
             let mut state = inner.work.lock();
             state.release(job.core.id, &job.plan, &job.version);
             state.compaction_wanted = true;
@@ -211,7 +213,7 @@ fn note_result(
     (task, core): (BackgroundTask, &KeyspaceCore),
 ) {
     if let Err(error) = result
-        && !compact_job::is_cancelled(error)
+        && !gate::is_cancelled(error)
     {
         inner.counters().background_errors.add(1);
         state.note_error(error, task == BackgroundTask::Flush);
@@ -316,6 +318,7 @@ pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
         drop(state);
         return run_due(inner);
     }
+    let _hurry = inner.work.rate.hurry(&*inner.clock);
     let mut state = inner.work.lock();
     state.flush_error = None;
     state.compaction_error = None;

@@ -1,4 +1,8 @@
 //! Choosing and running compactions.
+//!
+//! The keyspace whose compaction is most urgent goes first (see `compaction/pressure.rs`); among equals, the one that waits
+//! longest. So that work which no debt speaks for (tombstones, expiry, garbage) is not put off for ever by a keyspace
+//! that is written without a break, every fourth choice goes to the keyspace that waits longest, urgent or not.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +14,7 @@ use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
 use crate::db::install::{self, install_compaction};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Busy, WorkState};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::event::{
     BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
 };
@@ -25,6 +29,8 @@ pub(crate) struct CompactJob {
     pub(crate) plan: Arc<CompactionPlan>,
     pub(crate) version: Arc<Version>,
     pub(crate) options: Arc<KeyspaceOptions>,
+    /// How often compactions had been cancelled when this one was chosen.
+    pub(crate) cancel_count: u64,
 }
 
 impl CompactJob {
@@ -36,11 +42,29 @@ impl CompactJob {
     }
 }
 
-/// Asks the strategies of all keyspaces for work, and reserves what the first answer names. What has expired goes
-/// first, whatever the strategy.
+/// Every so many choices the keyspace that waits longest goes first.
+const FAIR_EVERY: u64 = 4;
+
+/// The keyspaces in the order in which they are asked for work.
+fn in_turn(inner: &Inner, state: &WorkState) -> Vec<Arc<KeyspaceCore>> {
+    let mut cores = inner.keyspaces.load().in_order();
+    let picked_at = |core: &KeyspaceCore| state.busy.get(&core.id).map_or(0, |busy| busy.picked_at);
+    // Both sorts keep the order of equals.
+    cores.sort_by_key(|core| picked_at(core));
+    if state.picked_count % FAIR_EVERY != FAIR_EVERY - 1 {
+        cores.sort_by(|a, b| b.urgency().total_cmp(&a.urgency()));
+    }
+    cores
+}
+
+/// Asks the strategies of the keyspaces in turn for work, and reserves what the first answer names. What has expired
+/// goes first, whatever the strategy.
 pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
+    if state.paused_count > 0 {
+        return None;
+    }
     let none = Busy::default();
-    for core in inner.keyspaces.load().in_order() {
+    for core in in_turn(inner, state) {
         let Some(strategy) = core.strategy.read().clone() else { continue };
         let busy = state.busy.get(&core.id).unwrap_or(&none);
         if busy.paused_count > 0 {
@@ -67,7 +91,8 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
             return None;
         }
         state.reserve(core.id, &plan, &version);
-        return Some(CompactJob { core, plan: Arc::new(plan), version, options });
+        let cancel_count = inner.work.cancel_count();
+        return Some(CompactJob { core, plan: Arc::new(plan), version, options, cancel_count });
     }
     None
 }
@@ -95,11 +120,11 @@ pub(crate) fn due_at_ms(inner: &Inner, state: &WorkState) -> Option<u64> {
     inner.keyspaces.load().by_id.values().filter_map(of_keyspace).min()
 }
 
-/// Runs `job` and installs what it made. `between` is called between blocks of output.
+/// Runs `job` and installs what it made. `poll` is called between blocks of output, and ends the job by an error.
 pub(crate) fn run(
     inner: &Inner,
     job: &CompactJob,
-    between: &mut dyn FnMut() -> Result<()>,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<()> {
     let number = inner.listeners.new_job();
     let start_ns = inner.clock.monotonic_ns();
@@ -111,7 +136,7 @@ pub(crate) fn run(
             input_bytes: job.input_bytes(),
         })
     });
-    let result = run_plan(inner, job, between);
+    let result = run_plan(inner, job, poll);
     inner.listeners.emit(|| {
         Event::CompactionEnd(CompactionEnd {
             job: number,
@@ -129,9 +154,9 @@ pub(crate) fn run(
 fn run_plan(
     inner: &Inner,
     job: &CompactJob,
-    between: &mut dyn FnMut() -> Result<()>,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<CompactionTotals> {
-    let CompactJob { core, plan, version, options } = job;
+    let CompactJob { core, plan, version, options, .. } = job;
     let removed: Vec<_> =
         plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
     let target = (plan.output_level, plan.output_run);
@@ -150,12 +175,6 @@ fn run_plan(
         }
         CompactionAction::Merge => {
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-            let mut poll = |_: JobProgress| {
-                if inner.work.lock().shutdown {
-                    return Err(cancelled());
-                }
-                between()
-            };
             let mut context = JobContext {
                 fs: inner.fs.as_ref(),
                 dir: &inner.dir,
@@ -165,7 +184,7 @@ fn run_plan(
                 snapshots: &snapshots,
                 now_ms: inner.clock.unix_ms(),
                 new_file_number: &|| inner.new_file_number(),
-                poll: &mut poll,
+                poll,
             };
             let output = run_job(plan, &mut context)?;
             let counters = inner.counters();
@@ -186,13 +205,4 @@ fn run_plan(
             Ok(totals)
         }
     }
-}
-
-/// What a compaction returns that was stopped because the database closes.
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Closed, "the compaction was cancelled: the database is closing")
-}
-
-pub(crate) fn is_cancelled(error: &Error) -> bool {
-    error.kind() == ErrorKind::Closed
 }

@@ -48,6 +48,7 @@ fn flush_memory(
 ) -> Result<Option<TableMeta>> {
     // Writers that took their place before the rotation may still be inserting, or waiting for their sync.
     inner.commit().wait_visible(memory.cut())?;
+    inner.work.rate.charge_flush(memory.table.user_bytes(), &*inner.clock);
     let options = core.options.load_full();
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
     let context = FlushContext {

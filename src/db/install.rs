@@ -210,6 +210,7 @@ pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
     let Some(strategy) = core.strategy.read().clone() else {
         core.throttle.set_pressure(0.0);
         core.stalls.note_load(&mut stalls, None, now_ns, &inner.listeners);
+        core.urgency.store(0, Ordering::Relaxed);
         return;
     };
     let none = Busy::default();
@@ -231,6 +232,10 @@ pub(crate) fn update_pressure(inner: &Inner, core: &KeyspaceCore) {
     };
     core.throttle.set_pressure(load.pressure());
     core.stalls.note_load(&mut stalls, Some(load), now_ns, &inner.listeners);
+    core.urgency.store(load.urgency().to_bits(), Ordering::Relaxed);
+    let keyspaces = inner.keyspaces.load();
+    let most = keyspaces.by_id.values().map(|core| core.urgency()).fold(0.0, f64::max);
+    inner.work.rate.set_urgency(most, &*inner.clock);
 }
 
 /// The oldest sequence number that somebody may still read at.

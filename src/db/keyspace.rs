@@ -1,7 +1,7 @@
 //! The public handle of a keyspace.
 
 use std::fmt;
-use std::ops::RangeBounds;
+use std::ops::{ControlFlow, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::batch::WriteBatch;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
+use crate::db::manual::{CompactOptions, CompactionProgress};
 use crate::db::metrics::{KeyspaceMetrics, keyspace_metrics};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::write::{Change, write_one};
@@ -154,9 +155,39 @@ impl Keyspace {
     /// that no snapshot needs are gone then, and reads ask one run. Rewrites all tables that meet the range, and those
     /// that meet these; needs as much free space as they take.
     pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        let mut go_on = |_| ControlFlow::Continue(());
+        self.compact_range_with(range, CompactOptions::default(), &mut go_on).map(drop)
+    }
+
+    /// As [`Keyspace::compact_range`], telling `progress` how far it is, about once for each MiB read. It may
+    /// stop the compaction by [`ControlFlow::Break`]. Returns what was done.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// # db.put("k", "v")?;
+    /// use std::ops::ControlFlow;
+    /// let options = esker::CompactOptions::default();
+    /// let done = db.default_keyspace().compact_range_with("a".."z", options, &mut |now| {
+    ///     println!("{} of {} bytes", now.bytes_read, now.bytes_total);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(done.bytes_read, done.bytes_total);
+    /// # Ok::<(), esker::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Cancelled` if it was stopped, by `progress` or by [`Db::cancel_compactions`](crate::Db::cancel_compactions): what
+    /// was not installed by then is removed, and the database is as valid as before.
+    pub fn compact_range_with<K: AsRef<[u8]>>(
+        &self,
+        range: impl RangeBounds<K>,
+        options: CompactOptions,
+        progress: &mut dyn FnMut(CompactionProgress) -> ControlFlow<()>,
+    ) -> Result<CompactionProgress> {
         self.inner().check_writable()?;
         self.flush()?;
-        manual::compact_range(self.inner(), &self.core, &bounds_of(&range))
+        manual::compact_range(self.inner(), &self.core, &bounds_of(&range), options, progress)
     }
 
     /// The metrics of this keyspace alone.

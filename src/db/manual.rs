@@ -4,18 +4,43 @@
 //! go on: what they add is newer than everything merged.
 
 use std::collections::HashSet;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
+use crate::compaction::job::JobProgress;
 use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, PlanInput};
 use crate::db::background;
 use crate::db::compact_job::{CompactJob, run};
+use crate::db::gate::{Gate, cancelled};
 use crate::db::iter::KeyBound;
+use crate::db::rate_limit::Priority;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::Running;
 use crate::error::Result;
 use crate::table::{Table, TableMeta};
 use crate::version::{RunId, Version};
+
+/// How a range of keys is compacted by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactOptions {
+    /// Whether the database's [`compaction_rate`](crate::DbOptions::compaction_rate) holds for it. Default no: somebody
+    /// waits for it.
+    pub is_rate_limited: bool,
+}
+
+/// How far a compaction by hand is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionProgress {
+    /// Bytes of keys and values read so far.
+    pub bytes_read: u64,
+    /// Bytes of keys and values to read in all. 0: the range is in shape already.
+    pub bytes_total: u64,
+    /// Bytes of tables written so far.
+    pub bytes_written: u64,
+    /// Tables written so far, the unfinished one included.
+    pub tables_written: u64,
+}
 
 /// Keeps automatic compactions of a keyspace out while it lives.
 struct Pause<'a> {
@@ -26,6 +51,7 @@ struct Pause<'a> {
 impl<'a> Pause<'a> {
     /// Waits for running compactions of `core`, and lets none start.
     fn new(inner: &'a Inner, core: &'a KeyspaceCore) -> Result<Self> {
+        let _hurry = inner.work.rate.hurry(&*inner.clock);
         let mut state = inner.work.lock();
         // One manual compaction at a time.
         while state.busy.entry(core.id).or_default().paused_count > 0 {
@@ -60,24 +86,35 @@ pub(crate) fn compact_range(
     inner: &Inner,
     core: &Arc<KeyspaceCore>,
     bounds: &(KeyBound, KeyBound),
-) -> Result<()> {
+    options: CompactOptions,
+    progress: &mut dyn FnMut(CompactionProgress) -> ControlFlow<()>,
+) -> Result<CompactionProgress> {
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
+    let mut done = CompactionProgress::default();
     if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms()) {
-        let job = CompactJob {
-            core: Arc::clone(core),
-            plan: Arc::new(plan),
-            version,
-            options: core.options.load_full(),
-        };
-        let running = {
+        done.bytes_total = logical_bytes(&plan, &version);
+        let (job, running) = {
             let mut state = inner.work.lock();
             inner.check_open()?;
-            state.reserve(core.id, &job.plan, &job.version);
-            Running::begin(&inner.work, &mut state)
+            state.reserve(core.id, &plan, &version);
+            let (core, options) = (Arc::clone(core), core.options.load_full());
+            let cancel_count = inner.work.cancel_count();
+            let plan = Arc::new(plan);
+            let job = CompactJob { core, plan, version, options, cancel_count };
+            (job, Running::begin(&inner.work, &mut state))
         };
-        let result = run(inner, &job, &mut || {
-            if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) }
+        let limit = options.is_rate_limited.then_some(Priority::Deep);
+        let mut gate = Gate::new(inner, job.cancel_count, limit);
+        let mut flush =
+            || if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) };
+        let result = run(inner, &job, &mut |now: JobProgress| {
+            (done.bytes_read, done.bytes_written) = (now.read_bytes, now.written_bytes);
+            done.tables_written = now.table_count;
+            if progress(done).is_break() {
+                return Err(cancelled());
+            }
+            gate.pass(now, &mut flush)
         });
         inner.work.lock().release(core.id, &job.plan, &job.version);
         drop(job);
@@ -85,7 +122,17 @@ pub(crate) fn compact_range(
         result?;
     }
     drop(pause);
-    if inner.runs_inline() { background::run_due(inner) } else { Ok(()) }
+    if inner.runs_inline() {
+        background::run_due(inner)?;
+    }
+    Ok(done)
+}
+
+/// The bytes of keys and values that `plan` reads.
+fn logical_bytes(plan: &CompactionPlan, version: &Version) -> u64 {
+    let tables = plan.inputs.iter().flat_map(|input| &input.tables);
+    let metas = tables.filter_map(|number| version.find_table(*number));
+    metas.map(|(_, _, table)| table.meta().key_bytes + table.meta().value_bytes).sum()
 }
 
 /// The plan of a manual compaction; `None` if the range is in shape already.

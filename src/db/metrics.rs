@@ -41,6 +41,12 @@ pub struct Metrics {
     pub compactions: u64,
     /// Compactions that only moved tables to another level.
     pub trivial_moves: u64,
+    /// The present limit of compaction, in bytes per second: see `compaction_rate`. None: there is no limit.
+    pub compaction_rate: Option<u64>,
+    /// Bytes that compactions wrote while there was a limit.
+    pub compaction_limited_bytes: u64,
+    /// Nanoseconds that compactions waited for their share.
+    pub compaction_limited_ns: u64,
     /// Entries that flush and compaction dropped: shadowed versions, and tombstones with nothing below.
     pub entries_dropped: u64,
     /// Bytes appended to manifests.
@@ -212,6 +218,9 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
         compactions: counters.compactions.get(),
         trivial_moves: counters.trivial_moves.get(),
         entries_dropped: counters.entries_dropped.get(),
+        compaction_rate: inner.work.rate.rate(),
+        compaction_limited_bytes: inner.work.rate.limited_bytes.get(),
+        compaction_limited_ns: inner.work.rate.waited_ns.get(),
         manifest_bytes: counters.manifest_bytes.get(),
         manifest_edits: counters.manifest_edits.get(),
         sequence: inner.visible().0,

@@ -48,7 +48,7 @@ use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::manifest::Manifest;
 use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
-use crate::options::{DbOptions, KeyspaceOptions, WalMode};
+use crate::options::{CompactionRate, DbOptions, KeyspaceOptions, WalMode};
 use crate::spawn::Spawn;
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
@@ -459,11 +459,20 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         keyspaces: ArcSwap::from_pointee(KeyspaceMap { by_id: cores.into_iter().collect() }),
         next_file_number: AtomicU64::new(state.next_file_number.0),
         tree: Mutex::new(Tree { manifest: fresh_manifest, snapshot_bytes, state }),
-        work: Arc::new(WorkQueue::default()),
+        work: Arc::new(WorkQueue::new(background_rate(&request.options))),
         closed: AtomicBool::new(false),
         lock: Mutex::new(lock),
         options,
     }))
+}
+
+/// The rate limit of background work. Inline work has none: the call that does it waits for it anyway.
+fn background_rate(options: &DbOptions) -> CompactionRate {
+    if options.background_threads == 0 {
+        CompactionRate::Unlimited
+    } else {
+        options.compaction_rate
+    }
 }
 
 /// Step 7: removes files of ours that nothing names. Failures leave waste for the next open.

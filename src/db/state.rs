@@ -149,6 +149,8 @@ pub(crate) struct KeyspaceCore {
     pub(crate) stalls: StallWatch,
     /// What the strategy said must still be moved, when it was last asked.
     pub(crate) debt_bytes: AtomicU64,
+    /// How urgent its compaction was then: the bits of an `f64`.
+    pub(crate) urgency: AtomicU64,
     pub(crate) levels: LevelCounters,
 }
 
@@ -190,6 +192,7 @@ impl KeyspaceCore {
             dropped: AtomicBool::new(false),
             throttle: Throttle::default(),
             debt_bytes: AtomicU64::new(0),
+            urgency: AtomicU64::new(0),
             levels: LevelCounters::default(),
         })
     }
@@ -204,6 +207,11 @@ impl KeyspaceCore {
     #[inline]
     pub(crate) fn default_ttl_ms(&self) -> u64 {
         self.default_ttl_ms.load(Ordering::Relaxed)
+    }
+
+    /// How urgent compaction is: see [`Load`](crate::compaction::pressure::Load).
+    pub(crate) fn urgency(&self) -> f64 {
+        f64::from_bits(self.urgency.load(Ordering::Relaxed))
     }
 
     /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;

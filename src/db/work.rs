@@ -8,16 +8,18 @@
 //! A worker holds the work lock while it chooses a job, never while it runs one. See `db/state.rs` for the lock order.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::compaction::{BusyOutput, CompactionPlan};
+use crate::db::rate_limit::RateLimiter;
 use crate::error::Error;
 use crate::event::TableEvent;
 use crate::key::{FileNumber, KeyspaceId};
+use crate::options::CompactionRate;
 use crate::version::Version;
 
 /// The timer looks at the clock at least this often while something is due some day: the wall clock may be set.
@@ -29,6 +31,8 @@ pub(crate) struct Busy {
     pub(crate) tables: HashSet<FileNumber>,
     pub(crate) outputs: Vec<BusyOutput>,
     pub(crate) running_count: usize,
+    /// When a compaction of it was last chosen, counted in choices.
+    pub(crate) picked_at: u64,
     /// Manual compactions that keep the automatic ones out.
     pub(crate) paused_count: usize,
 }
@@ -41,6 +45,10 @@ pub(crate) struct WorkState {
     pub(crate) running_count: usize,
     /// Keyspaces with a flush running.
     pub(crate) flushing: HashSet<KeyspaceId>,
+    /// Those who let no automatic compaction begin.
+    pub(crate) paused_count: usize,
+    /// Compactions chosen so far.
+    pub(crate) picked_count: u64,
     /// A tree changed since the strategies last had nothing to do.
     pub(crate) compaction_wanted: bool,
     /// When they should be asked again though no tree changes, in Unix milliseconds: something expires, or grows too
@@ -68,9 +76,18 @@ pub(crate) struct WorkQueue {
     /// Async writes since the last timed sync.
     async_dirty: AtomicBool,
     timer: Condvar,
+    /// What compactions pass between blocks.
+    pub(crate) rate: RateLimiter,
+    /// How often running compactions were cancelled.
+    cancel_count: AtomicU64,
 }
 
 impl WorkQueue {
+    /// A queue whose compactions write no faster than `rate`.
+    pub(crate) fn new(rate: CompactionRate) -> Self {
+        WorkQueue { rate: RateLimiter::new(rate), ..WorkQueue::default() }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, WorkState> {
         self.state.lock()
     }
@@ -79,6 +96,8 @@ impl WorkQueue {
     pub(crate) fn announce(&self) {
         drop(self.state.lock());
         self.due.notify_all();
+        // A compaction that waits for its share may be the one that flushes.
+        self.rate.wake_all();
     }
 
     /// As [`WorkQueue::announce`], for a caller that holds the lock.
@@ -108,6 +127,21 @@ impl WorkQueue {
         self.due.notify_all();
         self.progress.notify_all();
         self.timer.notify_all();
+        self.rate.wake_all();
+    }
+
+    /// Stops the compactions that run, as soon as they look.
+    pub(crate) fn cancel_compactions(&self) {
+        // Under the lock under which they are chosen: each was chosen before or after.
+        let state = self.state.lock();
+        self.cancel_count.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        self.rate.wake_all();
+    }
+
+    /// How often compactions were cancelled. One that is told to stop finds it changed.
+    pub(crate) fn cancel_count(&self) -> u64 {
+        self.cancel_count.load(Ordering::Relaxed)
     }
 
     /// Waits, as a worker, for something to become due.
@@ -250,6 +284,8 @@ impl WorkState {
         version: &Version,
     ) {
         let busy = self.busy.entry(keyspace).or_default();
+        self.picked_count += 1;
+        busy.picked_at = self.picked_count;
         busy.running_count += 1;
         busy.tables.extend(plan.inputs.iter().flat_map(|input| input.tables.iter().copied()));
         busy.outputs.push(output_range(plan, version));

@@ -9,7 +9,9 @@ fn simulator(options: KeyspaceOptions, workload: &Workload) -> Simulator {
 #[ignore = "prints"]
 #[expect(clippy::print_stdout, reason = "it is run by hand, for what it prints")]
 fn look() {
-    for (mem, n, k) in [(8u64 << 20, 10_000_000u64, 5_000_000u64), (64 << 20, 17_000_000, 17_000_000)] {
+    for (mem, n, k) in
+        [(8u64 << 20, 10_000_000u64, 5_000_000u64), (64 << 20, 17_000_000, 17_000_000)]
+    {
         for name in Compaction::BUILT_IN {
             let options = KeyspaceOptions { memtable_bytes: mem, ..Default::default() }
                 .compaction(Compaction::from_name(name));

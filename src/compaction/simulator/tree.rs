@@ -187,13 +187,7 @@ impl MetaTree {
         if plan.action != CompactionAction::Merge {
             let is_move = plan.action == CompactionAction::Move;
             let outputs = if is_move { tables.into_iter().cloned().collect() } else { Vec::new() };
-            return Ok(Merged {
-                plan,
-                outputs,
-                read_bytes: 0,
-                written_bytes: 0,
-                is_coarse: false,
-            });
+            return Ok(Merged { plan, outputs, read_bytes: 0, written_bytes: 0, is_coarse: false });
         }
         let origin = common_origin(&tables, self.now_ms);
         let runs: Vec<Vec<Segment>> = inputs
@@ -204,10 +198,8 @@ impl MetaTree {
         if origin.sequences.1 <= self.oldest_snapshot.0 {
             drop_tombstones(&mut segments, &OlderTables::new(&version, &inputs));
         }
-        let output_run = version.levels[plan.output_level]
-            .runs
-            .iter()
-            .find(|run| run.id == plan.output_run);
+        let output_run =
+            version.levels[plan.output_level].runs.iter().find(|run| run.id == plan.output_run);
         let below = match version.levels.get(plan.output_level + 1).map(|below| &*below.runs) {
             Some([run]) => &run.tables[..],
             _ => &[],
