@@ -37,6 +37,7 @@ use std::time::Duration;
 use crate::batch::WriteBatch;
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::CompactionStrategy;
+use crate::compaction::filter::CompactionFilter;
 use crate::db::check::VerifyReport;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter};
@@ -316,6 +317,7 @@ pub struct DbBuilder {
     clock: Arc<dyn Clock>,
     spawner: Arc<dyn Spawn>,
     strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
 }
 
 impl Default for DbBuilder {
@@ -327,6 +329,7 @@ impl Default for DbBuilder {
             clock: Arc::new(SystemClock::default()),
             spawner: Arc::new(StdSpawn),
             strategies: BTreeMap::new(),
+            filters: BTreeMap::new(),
         }
     }
 }
@@ -369,6 +372,17 @@ impl DbBuilder {
         self
     }
 
+    /// Shows every entry of the keyspace called `keyspace` to `filter` when it is merged: see [`CompactionFilter`].
+    /// Like a strategy, it is not stored: it holds for this opening.
+    pub fn compaction_filter(
+        mut self,
+        keyspace: impl Into<String>,
+        filter: Arc<dyn CompactionFilter>,
+    ) -> Self {
+        self.filters.insert(keyspace.into(), filter);
+        self
+    }
+
     /// Opens the database in `dir`. See [`Db::open`] for errors.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
         let request = OpenRequest {
@@ -379,6 +393,7 @@ impl DbBuilder {
             clock: self.clock,
             spawner: self.spawner,
             strategies: self.strategies,
+            filters: self.filters,
         };
         let handle = recovery::open(&request)?;
         let core = Arc::clone(&handle.inner.default_keyspace);

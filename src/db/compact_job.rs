@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::compaction::expired::{self, pick_expired};
+use crate::compaction::filter::MergeFilter;
 use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
 use crate::db::install::{self, install_compaction};
@@ -99,6 +100,13 @@ pub(crate) fn run(
         }
         CompactionAction::Merge => {
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
+            // After the list: a snapshot made between the two is respected as well.
+            let newest_snapshot = inner.read.snapshots.newest();
+            let filter = inner.filters.get(&core.name).map(|filter| MergeFilter {
+                filter: &**filter,
+                level: plan.output_level,
+                newest_snapshot,
+            });
             let mut poll = |_: JobProgress| {
                 if inner.work.lock().shutdown {
                     return Err(cancelled());
@@ -113,6 +121,7 @@ pub(crate) fn run(
                 version,
                 snapshots: &snapshots,
                 now_ms: inner.clock.unix_ms(),
+                filter,
                 new_file_number: &|| inner.new_file_number(),
                 poll: &mut poll,
             };
@@ -122,6 +131,7 @@ pub(crate) fn run(
             counters.compaction_bytes_read.add(output.bytes_read);
             counters.compaction_bytes_written.add(output.bytes_written);
             counters.entries_dropped.add(output.entries_in - output.entries_out);
+            counters.entries_filtered.add(output.filtered);
             core.levels.bytes_read[plan.output_level]
                 .fetch_add(output.bytes_read, Ordering::Relaxed);
             core.levels.bytes_written[plan.output_level]

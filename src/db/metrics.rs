@@ -42,6 +42,8 @@ pub struct Metrics {
     pub trivial_moves: u64,
     /// Entries that flush and compaction dropped: shadowed versions, and tombstones with nothing below.
     pub entries_dropped: u64,
+    /// Entries that compaction filters dropped or replaced.
+    pub entries_filtered: u64,
     /// Bytes appended to manifests.
     pub manifest_bytes: u64,
     /// Edits appended to manifests.
@@ -209,6 +211,7 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
         compactions: counters.compactions.get(),
         trivial_moves: counters.trivial_moves.get(),
         entries_dropped: counters.entries_dropped.get(),
+        entries_filtered: counters.entries_filtered.get(),
         manifest_bytes: counters.manifest_bytes.get(),
         manifest_edits: counters.manifest_edits.get(),
         sequence: inner.visible().0,

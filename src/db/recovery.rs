@@ -29,6 +29,7 @@ use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
+use crate::compaction::filter::CompactionFilter;
 use crate::db::background;
 use crate::db::commit::CommitQueue;
 use crate::db::counters::Counters;
@@ -68,6 +69,7 @@ pub(crate) struct OpenRequest {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    pub(crate) filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
 }
 
 /// What was found on disk.
@@ -434,6 +436,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         fs: Arc::clone(&request.fs),
         clock: Arc::clone(&request.clock),
         strategies: request.strategies.clone(),
+        filters: request.filters.clone(),
         read: Arc::new(ReadShared {
             clock: Arc::clone(&request.clock),
             tables: Arc::new(tables),

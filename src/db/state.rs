@@ -31,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
+use crate::compaction::filter::CompactionFilter;
 use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::Counters;
 use crate::db::snapshots::SnapshotList;
@@ -266,6 +267,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     /// The user's strategies, by name.
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    /// The user's compaction filters, by keyspace.
+    pub(crate) filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
     pub(crate) read: Arc<ReadShared>,
     pub(crate) default_keyspace: Arc<KeyspaceCore>,
     pub(crate) keyspaces: ArcSwap<KeyspaceMap>,

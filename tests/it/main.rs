@@ -12,6 +12,7 @@
 //! * [`fuzz_smoke`]: mutated directories never panic.
 //! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
+//! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
@@ -36,6 +37,7 @@ mod crash;
 mod damage;
 mod expiry;
 mod faults;
+mod filter;
 mod fsync;
 mod fuzz_smoke;
 mod model;
