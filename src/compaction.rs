@@ -16,6 +16,7 @@
 mod draft;
 pub(crate) mod expired;
 pub(crate) mod fifo;
+pub mod filter;
 pub(crate) mod job;
 pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;

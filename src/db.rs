@@ -41,6 +41,7 @@ use std::time::Duration;
 use crate::batch::WriteBatch;
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::CompactionStrategy;
+use crate::compaction::filter::CompactionFilter;
 use crate::db::check::VerifyReport;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter};
@@ -360,6 +361,7 @@ pub struct DbBuilder {
     spawner: Arc<dyn Spawn>,
     strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
     listeners: ListenerList,
+    filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
 }
 
 /// The listeners of a database to be opened.
@@ -383,6 +385,7 @@ impl Default for DbBuilder {
             spawner: Arc::new(StdSpawn),
             strategies: BTreeMap::new(),
             listeners: ListenerList::default(),
+            filters: BTreeMap::new(),
         }
     }
 }
@@ -432,6 +435,17 @@ impl DbBuilder {
         self
     }
 
+    /// Shows every entry of the keyspace called `keyspace` to `filter` when it is merged: see [`CompactionFilter`].
+    /// Like a strategy, it is not stored: it holds for this opening.
+    pub fn compaction_filter(
+        mut self,
+        keyspace: impl Into<String>,
+        filter: Arc<dyn CompactionFilter>,
+    ) -> Self {
+        self.filters.insert(keyspace.into(), filter);
+        self
+    }
+
     /// Opens the database in `dir`. See [`Db::open`] for errors.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
         let request = OpenRequest {
@@ -443,6 +457,7 @@ impl DbBuilder {
             spawner: self.spawner,
             strategies: self.strategies,
             listeners: Listeners::new(self.listeners.0).into(),
+            filters: self.filters,
         };
         let handle = recovery::open(&request)?;
         let core = Arc::clone(&handle.inner.default_keyspace);

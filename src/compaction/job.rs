@@ -18,6 +18,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::compaction::filter::MergeFilter;
 use crate::compaction::outputs::{OutputContext, Outputs};
 use crate::compaction::planned::{PlannedInput, find_inputs};
 use crate::compaction::retention::{Fate, Retention};
@@ -50,6 +51,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) snapshots: &'a [SequenceNumber],
     /// The time by which expiry is judged, taken when the job began.
     pub(crate) now_ms: u64,
+    /// The user's filter, if there is one.
+    pub(crate) filter: Option<MergeFilter<'a>>,
     /// Gives each output its number.
     pub(crate) new_file_number: &'a dyn Fn() -> FileNumber,
     /// Called every [`POLL_BYTES`] and at the end: may wait, or end the job with an error.
@@ -80,8 +83,10 @@ pub(crate) struct JobOutput {
     pub(crate) bytes_written: u64,
     /// Entries dropped because a newer version stands in their stripe.
     pub(crate) dropped_shadowed: u64,
-    /// Tombstones and expired entries dropped at the bottom.
+    /// Tombstones, expired and filtered entries dropped at the bottom.
     pub(crate) dropped_tombstones: u64,
+    /// Entries that the filter dropped or replaced.
+    pub(crate) filtered: u64,
 }
 
 /// Runs a plan that merges. Returns once the outputs and their names are durable.
@@ -138,7 +143,7 @@ fn merge(
     };
     let mut cursor = MergingCursor::new(inputs.iter().map(source).collect());
     let mut older = OlderTables::new(ctx.version, inputs);
-    let mut retention = Retention::new(ctx.snapshots, ctx.now_ms);
+    let mut retention = Retention::new(ctx.snapshots, ctx.now_ms).with_filter(ctx.filter);
     let mut read_bytes = 0;
     let mut poll_at = 0;
     cursor.seek_to_first()?;
@@ -147,7 +152,7 @@ fn merge(
         let fate = retention
             .next(key, trailer, value, |key| !older.may_hold(key))
             .map_err(|error| in_table(&error, ctx.dir, cursor.current().table()))?;
-        if let Some((trailer, value)) = fate.written(trailer, value) {
+        if let Some((trailer, value)) = retention.written(fate, trailer, value) {
             outputs.add(key, trailer, value)?;
         } else if fate == Fate::DropShadowed {
             counts.dropped_shadowed += 1;
@@ -162,6 +167,7 @@ fn merge(
         }
         cursor.next()?;
     }
+    counts.filtered = retention.filtered_count();
     (ctx.poll)(progress(outputs, read_bytes))
 }
 

@@ -25,6 +25,12 @@
 //! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are
 //! judged without looking ahead. It goes when that snapshot does.
 //!
+//! # Filter
+//! What a compaction filter drops is a tombstone from then on, and goes where one goes. It is asked
+//! about the first version of a key only, and only if that lies above every live snapshot: so nobody
+//! but those who read the newest state see its work, and what it drops hides what a snapshot still
+//! needs. `compaction/filter` says more.
+//!
 //! # Expiry
 //! An entry that has expired is a tombstone from then on, to every reader, snapshots included. So
 //! it goes where a tombstone goes, and else stays as one, without its value: were it dropped above
@@ -36,8 +42,9 @@
 
 use std::cmp::Ordering;
 
+use crate::compaction::filter::{Decision, MergeFilter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::expiry::{is_expired, split_expiring};
+use crate::expiry::{EXPIRY_LEN, is_expired, split_expiring};
 use crate::key::{SequenceNumber, Trailer, ValueKind, escape};
 
 /// What becomes of an entry.
@@ -47,11 +54,11 @@ pub(crate) enum Fate {
     Keep,
     /// Kept with sequence number 0: visible to everybody, and nothing is older.
     KeepAsOldest,
-    /// Kept as a tombstone, without its value: it has expired.
+    /// Kept as a tombstone, without its value: it has expired, or was filtered out.
     KeepAsTombstone,
     /// Dropped: a newer version stands in the same stripe.
     DropShadowed,
-    /// Dropped: a tombstone, or an expired entry, that hides nothing.
+    /// Dropped: a tombstone, or what has expired or was filtered out, that hides nothing.
     DropTombstone,
 }
 
@@ -84,6 +91,11 @@ pub(crate) struct Retention<'a> {
     snapshots: &'a [SequenceNumber],
     /// By which expiry is judged.
     now_ms: u64,
+    filter: Option<MergeFilter<'a>>,
+    /// What the filter dropped or replaced.
+    filtered_count: u64,
+    /// The stored value that the filter wants for the last entry.
+    replaced: Option<Vec<u8>>,
     /// The current user key; meaningless before the first entry.
     key: Vec<u8>,
     /// The last entry of the current key; `None` before the first entry.
@@ -96,7 +108,37 @@ impl<'a> Retention<'a> {
     pub(crate) fn new(snapshots: &'a [SequenceNumber], now_ms: u64) -> Self {
         assert!(!snapshots.is_empty(), "the visible sequence number is always in use");
         assert!(snapshots.is_sorted(), "snapshots are ascending");
-        Retention { snapshots, now_ms, key: Vec::new(), last: None }
+        Retention {
+            snapshots,
+            now_ms,
+            filter: None,
+            filtered_count: 0,
+            replaced: None,
+            key: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// With the filter of the merge, if there is one.
+    pub(crate) fn with_filter(self, filter: Option<MergeFilter<'a>>) -> Self {
+        Retention { filter, ..self }
+    }
+
+    /// The entries that the filter dropped or replaced.
+    pub(crate) fn filtered_count(&self) -> u64 {
+        self.filtered_count
+    }
+
+    /// The trailer and the value that the last entry, of this fate, is written with; `None` if it is
+    /// dropped.
+    #[inline]
+    pub(crate) fn written<'v>(
+        &'v self,
+        fate: Fate,
+        trailer: Trailer,
+        value: &'v [u8],
+    ) -> Option<(Trailer, &'v [u8])> {
+        fate.written(trailer, self.replaced.as_deref().unwrap_or(value))
     }
 
     /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once
@@ -111,6 +153,7 @@ impl<'a> Retention<'a> {
         let kind = trailer.kind()?;
         let stripe = self.stripe_of(trailer.sequence());
         let order = self.last.map_or(Ordering::Less, |_| self.key.as_slice().cmp(key));
+        self.replaced = None;
         let last = self.last.replace(Last { trailer, stripe });
         match (order, last) {
             (Ordering::Equal, Some(last)) if last.trailer <= trailer => return Err(disorder(key)),
@@ -126,17 +169,53 @@ impl<'a> Retention<'a> {
             }
             (Ordering::Greater, _) => return Err(disorder(key)),
         }
-        let is_expired = match kind {
-            ValueKind::PutExpiring => is_expired(split_expiring(value)?.0, self.now_ms),
+        let is_filtered_out = match &self.filter {
+            Some(filter)
+                if order == Ordering::Less
+                    && stripe < self.snapshots.len()
+                    && filter.may_ask(trailer.sequence()) =>
+            {
+                self.apply_filter(*filter, key, kind, value)?
+            }
             _ => false,
         };
+        let is_gone = is_filtered_out
+            || kind == ValueKind::PutExpiring && is_expired(split_expiring(value)?.0, self.now_ms);
         let hides_nothing = stripe == 0 && at_bottom(key);
-        Ok(match (hides_nothing, is_expired || kind == ValueKind::Delete) {
+        Ok(match (hides_nothing, is_gone || kind == ValueKind::Delete) {
             (true, true) => Fate::DropTombstone,
             (true, false) => Fate::KeepAsOldest,
-            (false, _) if is_expired => Fate::KeepAsTombstone,
+            (false, _) if is_gone => Fate::KeepAsTombstone,
             (false, _) => Fate::Keep,
         })
+    }
+
+    /// Asks the filter about a value that has not expired; whether it drops it.
+    fn apply_filter(
+        &mut self,
+        filter: MergeFilter<'_>,
+        key: &[u8],
+        kind: ValueKind,
+        stored: &[u8],
+    ) -> Result<bool> {
+        let (expiry, value) = match kind {
+            ValueKind::Put => stored.split_at(0),
+            ValueKind::PutExpiring => {
+                let (expires_at_ms, value) = split_expiring(stored)?;
+                if is_expired(expires_at_ms, self.now_ms) {
+                    return Ok(false);
+                }
+                (&stored[..EXPIRY_LEN], value)
+            }
+            _ => return Ok(false),
+        };
+        match filter.ask(key, value)? {
+            Decision::Keep => return Ok(false),
+            Decision::Drop => {}
+            Decision::Replace(value) => self.replaced = Some([expiry, &value].concat()),
+        }
+        self.filtered_count += 1;
+        Ok(self.replaced.is_none())
     }
 
     /// The index of the first snapshot that sees `sequence`; past the end if none does.
@@ -163,6 +242,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::compaction::filter::CompactionFilter;
     use proptest::prelude::*;
 
     fn put(sequence: u64) -> Trailer {
@@ -269,6 +349,94 @@ mod tests {
         assert_eq!(at_the_end.next(b"a", expiring(7), &never, |_| false).unwrap(), Fate::Keep);
         let short = retention.next(b"c", expiring(7), b"short", |_| false).unwrap_err();
         assert_eq!(short.kind(), ErrorKind::Corruption);
+    }
+
+    /// Drops keys with a `d`, replaces values of keys with an `r`, panics at `p`.
+    #[derive(Debug)]
+    struct ByKey;
+
+    impl CompactionFilter for ByKey {
+        fn filter(&self, level: usize, key: &[u8], value: &[u8]) -> Decision {
+            assert_eq!((level, value), (3, &b"value"[..]), "never shown a time or a tombstone");
+            match key {
+                b"p" => panic!("a filter of the test's"),
+                _ if key.starts_with(b"d") => Decision::Drop,
+                _ if key.starts_with(b"r") => Decision::Replace(b"other".to_vec()),
+                _ => Decision::Keep,
+            }
+        }
+    }
+
+    /// What is written with [`ByKey`]; puts that expire do so later.
+    fn filtered(
+        snapshots: &[u64],
+        newest_snapshot: Option<u64>,
+        bottom: bool,
+        entries: &[(&str, Trailer)],
+    ) -> Vec<(String, Trailer, Vec<u8>)> {
+        let snapshots: Vec<_> = snapshots.iter().map(|s| SequenceNumber(*s)).collect();
+        let newest_snapshot = newest_snapshot.map(SequenceNumber);
+        let filter = MergeFilter { filter: &ByKey, level: 3, newest_snapshot };
+        let mut retention = Retention::new(&snapshots, NOW_MS).with_filter(Some(filter));
+        let mut out = Vec::new();
+        for (key, trailer) in entries {
+            let value = value_of(*trailer, NOW_MS + 1);
+            let fate = retention.next(key.as_bytes(), *trailer, &value, |_| bottom).unwrap();
+            let written = retention.written(fate, *trailer, &value);
+            out.extend(written.map(|(trailer, value)| ((*key).to_owned(), trailer, value.into())));
+        }
+        out
+    }
+
+    fn one(key: &str, trailer: Trailer, value: &[u8]) -> (String, Trailer, Vec<u8>) {
+        (key.to_owned(), trailer, value.to_vec())
+    }
+
+    #[test]
+    fn what_is_filtered_out_is_a_tombstone() {
+        let entries = [("d", put(7)), ("d", put(3)), ("k", put(5))];
+        let above = filtered(&[9], None, false, &entries);
+        assert_eq!(above, [one("d", delete(7), b""), one("k", put(5), b"value")]);
+        assert_eq!(filtered(&[9], None, true, &entries), [one("k", put(0), b"value")]);
+        let deleted = [("d", delete(7)), ("d", put(3))];
+        assert_eq!(filtered(&[9], None, false, &deleted), [one("d", delete(7), b"")]);
+    }
+
+    #[test]
+    fn what_is_replaced_keeps_sequence_number_and_expiry() {
+        let later = [&(NOW_MS + 1).to_le_bytes(), &b"other"[..]].concat();
+        let entries = [("r1", put(7)), ("r2", expiring(8)), ("r2", put(1))];
+        let above = filtered(&[9], None, false, &entries);
+        assert_eq!(above, [one("r1", put(7), b"other"), one("r2", expiring(8), &later)]);
+        let bottom = filtered(&[9], None, true, &entries);
+        assert_eq!(bottom, [one("r1", put(0), b"other"), one("r2", expiring(0), &later)]);
+    }
+
+    #[test]
+    fn what_a_snapshot_sees_is_not_filtered() {
+        let entries = [("d", put(7)), ("d", put(3)), ("r", put(4))];
+        // The snapshot at 5 keeps its version of `d`; the newer one is nobody's.
+        let out = filtered(&[5, 9], Some(5), true, &entries);
+        let (value, kept) = (b"value".as_slice(), put(0));
+        assert_eq!(out, [one("d", delete(7), b""), one("d", kept, value), one("r", kept, value)]);
+        // One that sees everything keeps everything.
+        let out = filtered(&[9], Some(9), false, &entries);
+        assert_eq!(out, [one("d", put(7), value), one("r", put(4), value)]);
+        // What readers yet to come may not see yet stays too.
+        let out = filtered(&[6], None, false, &entries);
+        assert_eq!(out[..2], [one("d", put(7), value), one("d", put(3), value)]);
+    }
+
+    #[test]
+    fn expired_entries_are_not_shown_to_the_filter() {
+        let snapshots = [SequenceNumber(9)];
+        let filter = MergeFilter { filter: &ByKey, level: 3, newest_snapshot: None };
+        let mut retention = Retention::new(&snapshots, NOW_MS).with_filter(Some(filter));
+        let value = value_of(expiring(7), NOW_MS);
+        let fate = retention.next(b"p", expiring(7), &value, |_| false).unwrap();
+        assert_eq!((fate, retention.filtered_count()), (Fate::KeepAsTombstone, 0));
+        let error = retention.next(b"p2", put(7), b"not a value of the test's", |_| true);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidArgument, "its panic is an error");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::compaction::expired::{self, pick_expired};
+use crate::compaction::filter::MergeFilter;
 use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
 use crate::db::install::{self, install_compaction};
@@ -175,6 +176,13 @@ fn run_plan(
         }
         CompactionAction::Merge => {
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
+            // After the list: a snapshot made between the two is respected as well.
+            let newest_snapshot = inner.read.snapshots.newest();
+            let filter = inner.filters.get(&*core.name).map(|filter| MergeFilter {
+                filter: &**filter,
+                level: plan.output_level,
+                newest_snapshot,
+            });
             let mut context = JobContext {
                 fs: inner.fs.as_ref(),
                 dir: &inner.dir,
@@ -183,6 +191,7 @@ fn run_plan(
                 version,
                 snapshots: &snapshots,
                 now_ms: inner.clock.unix_ms(),
+                filter,
                 new_file_number: &|| inner.new_file_number(),
                 poll,
             };
@@ -192,6 +201,7 @@ fn run_plan(
             counters.compaction_bytes_read.add(output.bytes_read);
             counters.compaction_bytes_written.add(output.bytes_written);
             counters.entries_dropped.add(output.entries_in - output.entries_out);
+            counters.entries_filtered.add(output.filtered);
             core.levels.bytes_read[plan.output_level]
                 .fetch_add(output.bytes_read, Ordering::Relaxed);
             core.levels.bytes_written[plan.output_level]

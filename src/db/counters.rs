@@ -85,6 +85,7 @@ pub(crate) struct Counters {
     pub(crate) compaction_bytes_read: Counter,
     pub(crate) compaction_bytes_written: Counter,
     pub(crate) entries_dropped: Counter,
+    pub(crate) entries_filtered: Counter,
     pub(crate) manifest_bytes: Counter,
     pub(crate) manifest_edits: Counter,
     pub(crate) obsolete_files_removed: Counter,

@@ -92,7 +92,8 @@ pub(crate) fn compact_range(
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
     let mut done = CompactionProgress::default();
-    if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms()) {
+    let has_filter = inner.filters.contains_key(&*core.name);
+    if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms(), has_filter) {
         done.bytes_total = logical_bytes(&plan, &version);
         let (job, running) = {
             let mut state = inner.work.lock();
@@ -135,11 +136,13 @@ fn logical_bytes(plan: &CompactionPlan, version: &Version) -> u64 {
     metas.map(|(_, _, table)| table.meta().key_bytes + table.meta().value_bytes).sum()
 }
 
-/// The plan of a manual compaction; `None` if the range is in shape already.
+/// The plan of a manual compaction; `None` if the range is in shape already, and there is no filter that wants to see
+/// it all the same.
 fn plan_range(
     version: &Version,
     (lower, upper): &(KeyBound, KeyBound),
     now_ms: u64,
+    has_filter: bool,
 ) -> Option<CompactionPlan> {
     let meets = |table: &Table| {
         let after = match lower {
@@ -186,7 +189,8 @@ fn plan_range(
     }
     let output_level = version.last_nonempty_level()?.max(1);
     let output_run = version.levels[output_level].runs.last().map_or(RunId(0), |run| run.id);
-    let in_shape = inputs.len() == 1
+    let in_shape = !has_filter
+        && inputs.len() == 1
         && inputs[0].level == output_level
         && !tables.iter().any(|(_, _, table)| {
             inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta(), now_ms)

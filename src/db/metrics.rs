@@ -49,6 +49,8 @@ pub struct Metrics {
     pub compaction_limited_ns: u64,
     /// Entries that flush and compaction dropped: shadowed versions, and tombstones with nothing below.
     pub entries_dropped: u64,
+    /// Entries that compaction filters dropped or replaced.
+    pub entries_filtered: u64,
     /// Bytes appended to manifests.
     pub manifest_bytes: u64,
     /// Edits appended to manifests.
@@ -221,6 +223,7 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
         compaction_rate: inner.work.rate.rate(),
         compaction_limited_bytes: inner.work.rate.limited_bytes.get(),
         compaction_limited_ns: inner.work.rate.waited_ns.get(),
+        entries_filtered: counters.entries_filtered.get(),
         manifest_bytes: counters.manifest_bytes.get(),
         manifest_edits: counters.manifest_edits.get(),
         sequence: inner.visible().0,

@@ -29,6 +29,7 @@ use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
+use crate::compaction::filter::CompactionFilter;
 use crate::db::background;
 use crate::db::commit::CommitQueue;
 use crate::db::counters::Counters;
@@ -71,6 +72,7 @@ pub(crate) struct OpenRequest {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
     pub(crate) listeners: Arc<Listeners>,
+    pub(crate) filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
 }
 
 /// What was found on disk.
@@ -447,6 +449,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         clock: Arc::clone(&request.clock),
         strategies: request.strategies.clone(),
         listeners: Arc::clone(&request.listeners),
+        filters: request.filters.clone(),
         read: Arc::new(ReadShared {
             clock: Arc::clone(&request.clock),
             tables: Arc::new(tables),

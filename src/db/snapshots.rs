@@ -55,6 +55,11 @@ impl SnapshotList {
         list
     }
 
+    /// The newest live snapshot.
+    pub(crate) fn newest(&self) -> Option<SequenceNumber> {
+        self.live.lock().keys().next_back().copied()
+    }
+
     /// The number of distinct snapshots, and the oldest.
     pub(crate) fn summary(&self) -> (usize, Option<SequenceNumber>) {
         let live = self.live.lock();
@@ -76,6 +81,7 @@ mod tests {
             list.with_visible(|| SequenceNumber(visible)).iter().map(|s| s.0).collect::<Vec<_>>()
         };
         assert_eq!(with(9), [3, 7, 9]);
+        assert_eq!(list.newest(), Some(SequenceNumber(7)));
         assert_eq!(with(7), [3, 7]);
         assert!(!list.release(SequenceNumber(7)));
         assert!(list.release(SequenceNumber(7)));

@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::compaction::filter::CompactionFilter;
 use crate::compaction::{CompactionStrategy, built_in};
 use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::Counters;
@@ -284,6 +285,8 @@ pub(crate) struct Inner {
     pub(crate) listeners: Arc<Listeners>,
     /// The user's strategies, by name.
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
+    /// The user's compaction filters, by keyspace.
+    pub(crate) filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
     pub(crate) read: Arc<ReadShared>,
     pub(crate) default_keyspace: Arc<KeyspaceCore>,
     pub(crate) keyspaces: ArcSwap<KeyspaceMap>,

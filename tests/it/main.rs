@@ -13,6 +13,7 @@
 //! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`fuzz_smoke`]: mutated directories and traces never panic.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
+//! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
@@ -39,6 +40,7 @@ mod damage;
 mod events;
 mod expiry;
 mod faults;
+mod filter;
 mod fsync;
 mod fuzz_smoke;
 mod model;

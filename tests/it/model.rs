@@ -3,7 +3,8 @@
 //! A list of random operations (writes of all durabilities, batches over keyspaces, flushes, compactions, keyspaces
 //! created and dropped, reopens, crashes) is applied to a database and to the model. Now and then, and at the end, all
 //! ways of reading are compared with the model: gets, many gets, iterators over ranges and prefixes from both ends,
-//! cursors that seek and turn around. Snapshots are read again much later. After a crash the database must hold a
+//! cursors that seek and turn around. In some runs entries expire, and time passes. Snapshots are read again much
+//! later. After a crash the database must hold a
 //! prefix of the writes, and the model goes on from it. `verify` checks the tree and every file.
 //!
 //! The seed stands in the failure's text; `ESKER_TEST_SCALE=N` runs N times as many.
@@ -11,8 +12,10 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use esker::Durability::{Async, Buffered, Disabled, Sync};
+use esker::clock::ManualClock;
 use esker::fs::StdFs;
 use esker::fs::sim_fs::{Persist, SimFs};
 use esker::{
@@ -21,8 +24,8 @@ use esker::{
 };
 
 use crate::support::{
-    Alive, Contents, Generator, Key, Map, NAMES, Op, Rng, Setup, World, difference, read_contents,
-    scale,
+    Alive, Contents, Generator, Key, Lives, Map, NAMES, Op, Rng, Setup, World, difference, living,
+    read_contents, scale,
 };
 
 /// The readers that a keyspace and a snapshot share.
@@ -193,7 +196,9 @@ impl Run {
     fn new(mut world: World, sim: Option<SimFs>, seed: u64) -> Self {
         world.open().unwrap();
         let durabilities = [Sync, Buffered, Buffered, Buffered, Async, Disabled];
-        let generator = Generator::new(seed, 3, &durabilities);
+        let mut generator = Generator::new(seed, 3, &durabilities);
+        let default_ttl_s = world.setup.keyspace.default_ttl_s;
+        generator.lives = world.setup.clock.clone().map(|clock| Lives { clock, default_ttl_s });
         let (snapshots, strategies) = (Vec::new(), Vec::new());
         Run { world, sim, generator, snapshots, strategies, has_unlogged: false }
     }
@@ -206,14 +211,22 @@ impl Run {
                     self.check_snapshots();
                 }
                 let alive = self.world.moment().alive;
-                self.snapshots.push((self.world.db().snapshot(), self.world.expected(), alive));
+                self.snapshots.push((self.world.db().snapshot(), self.world.given(), alive));
             }
             2 if self.generator.rng.percent(50) => self.crash(),
+            3 => self.pass_time(),
             _ => {
                 let op = self.generator.op();
                 self.apply(&op);
             }
         }
+    }
+
+    /// Some entries expire.
+    fn pass_time(&mut self) {
+        let Some(clock) = &self.world.setup.clock else { return };
+        clock.advance(Duration::from_millis(self.generator.rng.below(30_000)));
+        self.world.history.lock().unwrap().now_ms = self.world.setup.now_ms();
     }
 
     fn apply(&mut self, op: &Op) {
@@ -280,13 +293,14 @@ impl Run {
     /// Reads the snapshots again, and lets go of them.
     fn check_snapshots(&mut self) {
         let now = self.world.moment().alive;
+        let now_ms = self.world.setup.now_ms();
         for (snapshot, contents, alive) in std::mem::take(&mut self.snapshots) {
             for (at, map) in contents {
                 // The keyspace of that name may be gone, or be another one now.
                 if now.get(&at) == alive.get(&at) {
                     let keyspace = self.world.keyspace(at).unwrap();
                     let of_keyspace = snapshot.keyspace(&keyspace).unwrap();
-                    check_reader(&of_keyspace, &map, &mut self.generator);
+                    check_reader(&of_keyspace, &living(map, now_ms), &mut self.generator);
                 }
             }
         }
@@ -462,19 +476,57 @@ fn time_window() {
 fn strategies_that_take_turns() {
     let mut setup = Setup::small();
     setup.keyspace.memtable_bytes = 4 << 10;
-    let strategies = vec![
+    take_turns("strategies that take turns", &setup, &strategies());
+}
+
+/// Every strategy, small.
+fn strategies() -> Vec<Compaction> {
+    vec![
         Leveled { l0_runs: 2, base_bytes: 64 << 10, fanout: 2 }.into(),
         SizeTiered { merge_width: 3, size_slack_percent: 50, runs_max: 5, space_percent_max: 100 }
             .into(),
         LazyLeveled { runs_per_level: 3, last_level_fanout: 2 }.into(),
         Fifo { merge_runs: 4, ..ROOMY }.into(),
         TimeWindow { window_s: 1, merge_width: 3 }.into(),
-    ];
+    ]
+}
+
+/// A small setup in which time passes only when the test says so.
+fn expiring(change: impl FnOnce(&mut Setup)) -> Setup {
+    small(|setup| {
+        setup.clock = Some(Arc::new(ManualClock::at_unix_ms(1_700_000_000_000)));
+        setup.keyspace.memtable_bytes = 4 << 10;
+        setup.keyspace.table_bytes = 4 << 10;
+        change(setup);
+    })
+}
+
+#[test]
+fn entries_that_expire() {
+    for strategy in strategies() {
+        let name = format!("expiry, {}", strategy.name());
+        on_sim(&name, &expiring(|setup| setup.keyspace.compaction = strategy));
+    }
+    take_turns("expiry, strategies that take turns", &expiring(|_| ()), &strategies());
+}
+
+#[test]
+fn entries_that_expire_by_default() {
+    on_sim("default time to live", &expiring(|setup| setup.keyspace.default_ttl_s = 30));
+    let setup = expiring(|setup| {
+        setup.keyspace.default_ttl_s = 60;
+        setup.db.background_threads = 3;
+        setup.db.read_mode = ReadMode::Pread;
+    });
+    on_sim("default time to live, three threads, pread", &setup);
+}
+
+fn take_turns(name: &str, setup: &Setup, strategies: &[Compaction]) {
     for seed in 0..8 * scale() {
-        let _say = SayOnPanic("strategies that take turns", seed);
+        let _say = SayOnPanic(name, seed);
         let fs = SimFs::new();
-        let mut run = Run::new(World::on_sim(&setup, &fs), Some(fs), seed);
-        run.strategies.clone_from(&strategies);
+        let mut run = Run::new(World::on_sim(setup, &fs), Some(fs), seed);
+        run.strategies = strategies.to_vec();
         for _ in 0..20 {
             run.apply(&Op::Reopen);
             for _ in 0..60 {

@@ -8,14 +8,19 @@
 //! alive: a keyspace that was dropped and created again is another instance, and the writes to the former one are gone.
 //!
 //! A write is put into the history before the engine sees it, so that a crash in the middle finds it there as issued.
+//!
+//! # Expiry
+//! A value that expires says so itself: it begins with `until MS:`. So maps of values need no times beside them, and
+//! what is there at a time follows from the map: [`living`].
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use esker::clock::Clock;
+use esker::clock::{Clock, ManualClock};
 use esker::fs::FileSystem;
 use esker::fs::sim_fs::SimFs;
 use esker::{
@@ -85,6 +90,8 @@ impl Clock for TickClock {
 pub(crate) struct Setup {
     pub(crate) db: DbOptions,
     pub(crate) keyspace: KeyspaceOptions,
+    /// `None`: one that ticks, anew at each open.
+    pub(crate) clock: Option<Arc<ManualClock>>,
 }
 
 impl Setup {
@@ -105,21 +112,43 @@ impl Setup {
                 compaction: Leveled { l0_runs: 2, base_bytes: 64 << 10, fanout: 4 }.into(),
                 ..KeyspaceOptions::default()
             },
+            clock: None,
         }
     }
 
+    /// The time, if it stands still.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.as_ref().map_or(0, |clock| clock.unix_ms())
+    }
+
     pub(crate) fn open(&self, fs: Arc<dyn FileSystem>, dir: &Path) -> esker::Result<Db> {
+        let clock: Arc<dyn Clock> = match &self.clock {
+            Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
+            None => Arc::new(TickClock::default()),
+        };
         Db::builder()
             .options(self.db.clone())
             .default_keyspace(self.keyspace.clone())
             .file_system(fs)
-            .clock(Arc::new(TickClock::default()))
+            .clock(clock)
             .open(dir)
     }
 
     pub(crate) fn open_sim(&self, fs: &SimFs) -> esker::Result<Db> {
         self.open(Arc::new(fs.clone()), Path::new(DIR))
     }
+}
+
+/// When the value expires, if it does.
+fn until_ms(value: &[u8]) -> Option<u64> {
+    let digits = value.strip_prefix(b"until ")?.split(|byte| *byte == b':').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// What of `map` is there at `now_ms`.
+pub(crate) fn living(mut map: Map, now_ms: u64) -> Map {
+    map.retain(|_, value| until_ms(value).is_none_or(|until_ms| until_ms > now_ms));
+    map
 }
 
 /// One change of one key: keyspace by its index in [`NAMES`], key, and the value or `None` for a delete.
@@ -172,7 +201,16 @@ pub(crate) struct Generator {
     pub(crate) durabilities: Vec<Durability>,
     pub(crate) keys: u64,
     pub(crate) value_bytes: u64,
+    /// If set, values expire: some or, with a default time to live in seconds, all.
+    pub(crate) lives: Option<Lives>,
     written: u64,
+}
+
+/// How values expire.
+#[derive(Clone, Debug)]
+pub(crate) struct Lives {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) default_ttl_s: u64,
 }
 
 impl Generator {
@@ -183,6 +221,7 @@ impl Generator {
             durabilities: durabilities.to_vec(),
             keys: 80,
             value_bytes: 160,
+            lives: None,
             written: 0,
         }
     }
@@ -206,15 +245,28 @@ impl Generator {
             1 => self.value_bytes * 20,
             _ => self.rng.below(self.value_bytes),
         };
-        let mut value = format!("{}:", self.written).into_bytes();
-        if len == 0 {
-            return Vec::new();
-        }
+        let until_ms = self.until_ms();
+        let mut value = match until_ms {
+            Some(until_ms) => format!("until {until_ms}:{}:", self.written).into_bytes(),
+            None if len == 0 => return Vec::new(),
+            None => format!("{}:", self.written).into_bytes(),
+        };
         // Half of it compressible.
         for at in 0..len {
             value.push(if at % 16 < 8 { b'v' } else { self.rng.below(256) as u8 });
         }
         value
+    }
+
+    fn until_ms(&mut self) -> Option<u64> {
+        let Lives { clock, default_ttl_s } = self.lives.clone()?;
+        let ttl_ms = match self.rng.below(4) {
+            0 | 1 if default_ttl_s > 0 => 1000 * default_ttl_s,
+            0 | 1 => return None,
+            2 => 1 + self.rng.below(20_000),
+            _ => 1000 * (1 + self.rng.below(300)),
+        };
+        Some(clock.unix_ms() + ttl_ms)
     }
 
     pub(crate) fn part(&mut self) -> Part {
@@ -262,6 +314,8 @@ pub(crate) type Write = Vec<(Instance, Key, Option<Vec<u8>>)>;
 pub(crate) struct History {
     pub(crate) writes: Vec<Write>,
     pub(crate) moment: Moment,
+    /// What expires by then is not there.
+    pub(crate) now_ms: u64,
     next_instance: Instance,
 }
 
@@ -283,7 +337,7 @@ impl Default for History {
     fn default() -> Self {
         let alive = Alive::from([(0, 0)]);
         let moment = Moment { synced: 0, logged: 0, issued: 0, alive, next_alive: None };
-        History { writes: Vec::new(), moment, next_instance: 1 }
+        History { writes: Vec::new(), moment, now_ms: 0, next_instance: 1 }
     }
 }
 
@@ -323,6 +377,7 @@ impl History {
                     apply(&mut maps, &self.writes[count - 1]);
                 }
                 let same = alive.iter().all(|(at, instance)| match maps.get(instance) {
+                    Some(map) if self.now_ms > 0 => living(map.clone(), self.now_ms) == found[at],
                     Some(map) => *map == found[at],
                     None => found[at].is_empty(),
                 });
@@ -436,9 +491,15 @@ impl World {
         self.with(|history| history.moment.clone())
     }
 
+    /// What the database was given, expired or not.
+    pub(crate) fn given(&self) -> Contents {
+        self.with(|history| history.contents(history.writes.len(), &history.moment.alive))
+    }
+
     /// The contents that the database must have now.
     pub(crate) fn expected(&self) -> Contents {
-        self.with(|history| history.contents(history.writes.len(), &history.moment.alive))
+        let now_ms = self.setup.now_ms();
+        self.given().into_iter().map(|(at, map)| (at, living(map, now_ms))).collect()
     }
 
     /// Does `op`, and keeps the history. Parts in keyspaces that do not exist are left out.
@@ -495,14 +556,30 @@ impl World {
         });
         let options = WriteOptions::with_durability(durability);
         let result = match parts.as_slice() {
-            [(at, key, Some(value))] => self.keyspace(*at).unwrap().put_with(key, value, &options),
+            [(at, key, Some(value))] => {
+                let keyspace = self.keyspace(*at).unwrap();
+                match self.ttl_of(value) {
+                    None => keyspace.put_with(key, value, &options),
+                    Some(ttl) if durability == self.setup.db.durability => {
+                        keyspace.put_with_ttl(key, value, ttl)
+                    }
+                    Some(ttl) => {
+                        let mut batch = WriteBatch::new();
+                        batch.put_in_with_ttl(&keyspace, key, value, ttl);
+                        self.db().write_with(batch, &options)
+                    }
+                }
+            }
             [(at, key, None)] => self.keyspace(*at).unwrap().delete_with(key, &options),
             parts => {
                 let mut batch = WriteBatch::new();
                 for (at, key, value) in parts {
                     let keyspace = self.keyspace(*at).unwrap();
                     match value {
-                        Some(value) => batch.put_in(&keyspace, key, value),
+                        Some(value) => match self.ttl_of(value) {
+                            Some(ttl) => batch.put_in_with_ttl(&keyspace, key, value, ttl),
+                            None => batch.put_in(&keyspace, key, value),
+                        },
                         None => batch.delete_in(&keyspace, key),
                     };
                 }
@@ -531,6 +608,13 @@ impl World {
             }
         });
         result
+    }
+
+    /// How long the value is to live, unless that is what the keyspace gives it.
+    fn ttl_of(&self, value: &[u8]) -> Option<Duration> {
+        let ttl_ms = until_ms(value)? - self.setup.now_ms();
+        let is_default = ttl_ms == 1000 * self.setup.keyspace.default_ttl_s;
+        (!is_default).then(|| Duration::from_millis(ttl_ms))
     }
 
     fn compact(&self, at: usize) -> esker::Result<()> {

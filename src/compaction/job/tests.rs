@@ -113,6 +113,7 @@ impl Tree {
                 version: &self.version,
                 snapshots,
                 now_ms: 0,
+                filter: None,
                 new_file_number: &|| self.new_number(),
                 poll,
             },
