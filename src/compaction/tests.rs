@@ -10,6 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::compaction::expired::pick_expired;
 use crate::compaction::{BusyOutput, CompactionAction, PlanInput};
 use crate::options::{Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
 use crate::table::{Table, TableMeta};
@@ -330,13 +331,12 @@ impl Sim {
         panic!("asks again and again: {}", shape(&self.version));
     }
 
-    /// Drops the tables in which everything is expired. In a time series nothing lies under them
-    /// that could come back.
+    /// Drops tables in which everything has expired, as far as they can go.
     pub(super) fn drop_expired(&mut self) {
-        let tables = self.version.tables().map(|(_, _, table)| table.meta());
-        let expired = tables.filter(|meta| meta.expiry_max_ms <= self.now_ms);
-        let expired: Vec<FileNumber> = expired.map(|meta| meta.number).collect();
-        self.version = self.version.apply(&expired, &[]).unwrap();
+        while let Some(plan) = pick_expired(&self.view()) {
+            self.view().check_plan(&plan).unwrap();
+            self.apply(&plan);
+        }
     }
 
     /// What `steps` do, with any number of compactions at once, until all of them are done.

@@ -11,7 +11,7 @@ use esker::clock::Clock;
 use esker::fs::sim_fs::SimFs;
 use esker::{
     Compaction, Db, DbBuilder, ErrorKind, Fifo, Keyspace, KeyspaceOptions, LazyLeveled, Leveled,
-    SizeTiered, WriteBatch, WriteOptions,
+    SizeTiered, TimeWindow, WriteBatch, WriteOptions,
 };
 
 use crate::support::{DIR, Setup};
@@ -103,6 +103,7 @@ fn strategies() -> Vec<Compaction> {
         SizeTiered::default().into(),
         LazyLeveled::default().into(),
         fifo.into(),
+        TimeWindow { window_s: 20, merge_width: 2 }.into(),
     ]
 }
 
@@ -369,6 +370,38 @@ fn tables_that_have_expired_go_without_being_read() {
         assert!(!files.iter().any(|name| name.contains(".table")), "{files:?}");
         assert!(world.db.verify().unwrap().is_ok());
     }
+}
+
+#[test]
+fn a_time_series_is_sealed_and_expires_window_by_window() {
+    let mut setup = Setup::small();
+    setup.keyspace.compaction = TimeWindow { window_s: 20, merge_width: 4 }.into();
+    setup.keyspace.default_ttl_s = 100;
+    let world = World::with(setup);
+    let runs = |level: usize| world.db.metrics().keyspaces[0].levels[level].runs;
+    for second in 0..200_u64 {
+        world.clock.go_to_s(second);
+        for source in 0..10 {
+            world.db.put(format!("{source}-{second:03}"), [0; 100]).unwrap();
+        }
+        world.db.flush().unwrap();
+        assert_eq!(world.db.iter().count() as u64, 10 * (second + 1).min(100));
+        let expired = (second + 1).saturating_sub(100) / 20;
+        assert_eq!(runs(6), second / 20 - expired, "second {second}");
+        assert!(runs(0) <= 2 * 3 + 1, "{} runs", runs(0));
+        // What lives, what expired of one window, and nothing else.
+        assert!(world.entries() <= 10 * (100 + 20), "{} entries", world.entries());
+    }
+    let written = world.db.metrics().compaction_bytes_written;
+    assert!(written <= 3 * world.db.metrics().flush_bytes, "each window is sealed once");
+    for (second, sealed) in [(200, 5), (219, 4), (238, 4), (239, 3), (298, 1), (299, 0)] {
+        world.clock.go_to_s(second);
+        // Nobody writes: it is due by time alone.
+        world.db.flush().unwrap();
+        assert_eq!(runs(6), sealed, "second {second}");
+    }
+    assert_eq!(world.tables(), 0);
+    assert!(world.db.verify().unwrap().is_ok());
 }
 
 #[test]

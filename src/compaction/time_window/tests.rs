@@ -311,6 +311,37 @@ fn less_is_rewritten_than_by_size_tiers_that_know_no_time() {
     assert!(windows.version.bytes() < tiered.version.bytes());
 }
 
+/// `cargo test --lib time_window::tests::numbers -- --ignored --nocapture` prints the numbers of
+/// `docs/compaction.md`.
+#[test]
+#[ignore = "prints a table"]
+#[expect(clippy::print_stdout, reason = "it is run by hand, for what it prints")]
+fn numbers() {
+    println!(
+        "| flushes in a window | `merge_width` | rewritten | most runs | space | most space |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for (window_s, merge_width) in
+        [(5, 10), (20, 4), (20, 10), (20, 32), (100, 4), (100, 10), (100, 32), (500, 10), (500, 32)]
+    {
+        let mut sim = Sim::new(memtable(64 << 20), TimeWindow { window_s, merge_width });
+        sim.ttl_ms = 20 * window_s * 1000;
+        let mut bytes_max = 0;
+        for _ in 0..2 * 20 * window_s {
+            append(&mut sim);
+            bytes_max = bytes_max.max(sim.version.bytes());
+        }
+        let live = (20 * window_s * FLUSH_BYTES) as f64;
+        println!(
+            "| {window_s} | {merge_width} | {:.2} | {} | {:.2} | {:.2} |",
+            sim.merged_bytes as f64 / sim.flushed_bytes as f64,
+            sim.runs_max,
+            bytes_max as f64 / live,
+            sim.bytes_max as f64 / live,
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
