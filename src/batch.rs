@@ -12,10 +12,17 @@
 //! ```
 //! `docs/format/batch.md` says the same byte by byte. Kinds are those of [`ValueKind`].
 //!
+//! # Times to live
+//! Until the batch is written, an operation that expires holds its time to live where its time of expiry will be. The
+//! write starts them all at once ([`WriteBatch::start_ttls`]): a batch is one moment, however long it took to collect.
+//!
 //! This file does not know which keyspaces exist, nor what a sequence number is for.
 
-use crate::coding::{Decoder, put_slice, put_varint};
+use std::time::Duration;
+
+use crate::coding::{Decoder, put_slice, put_u64, put_varint};
 use crate::error::{Error, Result};
+use crate::expiry::{EXPIRY_LEN, expires_at_ms, split_expiring, ttl_ms};
 use crate::key::{KEY_LEN_MAX, KeyspaceId, VALUE_LEN_MAX, ValueKind};
 
 /// Operations that are written atomically, over any keyspaces of one database.
@@ -37,6 +44,8 @@ pub struct WriteBatch {
     error: Option<Error>,
     /// The database whose keyspace handles were used, if any.
     origin: Option<u64>,
+    /// Where in the payload times to live stand that were not started yet.
+    ttls: Vec<usize>,
 }
 
 impl WriteBatch {
@@ -48,6 +57,18 @@ impl WriteBatch {
     /// Adds a put into the keyspace `default`.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.add(KeyspaceId::default(), ValueKind::Put, key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Adds a put into the keyspace `default` that expires `ttl` after the batch was written. See
+    /// [`Db::put_with_ttl`](crate::Db::put_with_ttl).
+    pub fn put_with_ttl(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> &mut Self {
+        self.add_expiring(KeyspaceId::default(), key.as_ref(), value.as_ref(), ttl);
         self
     }
 
@@ -79,26 +100,113 @@ impl WriteBatch {
         self.user_bytes = 0;
         self.error = None;
         self.origin = None;
+        self.ttls.clear();
     }
 
-    /// Adds an operation.
+    /// Adds a put or a delete.
     pub(crate) fn add(&mut self, keyspace: KeyspaceId, kind: ValueKind, key: &[u8], value: &[u8]) {
-        if let Err(error) = check_lengths(key, value) {
-            self.error.get_or_insert(error);
+        debug_assert_ne!(kind, ValueKind::PutExpiring, "that takes a time to live");
+        if !self.begin(keyspace, kind, key, value, VALUE_LEN_MAX) {
             return;
+        }
+        if kind != ValueKind::Delete {
+            put_slice(&mut self.payload, value);
+        }
+    }
+
+    /// Adds a put that expires `ttl` after the batch was written.
+    pub(crate) fn add_expiring(
+        &mut self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        value: &[u8],
+        ttl: Duration,
+    ) {
+        match ttl_ms(ttl) {
+            Ok(ttl_ms) => self.add_living(keyspace, key, value, ttl_ms),
+            Err(error) => drop(self.error.get_or_insert(error)),
+        }
+    }
+
+    /// Adds a put that lives for `ttl_ms`.
+    pub(crate) fn add_living(
+        &mut self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        value: &[u8],
+        ttl_ms: u64,
+    ) {
+        let kind = ValueKind::PutExpiring;
+        if !self.begin(keyspace, kind, key, value, VALUE_LEN_MAX - EXPIRY_LEN) {
+            return;
+        }
+        put_varint(&mut self.payload, (EXPIRY_LEN + value.len()) as u64);
+        self.ttls.push(self.payload.len());
+        put_u64(&mut self.payload, ttl_ms);
+        self.payload.extend_from_slice(value);
+    }
+
+    /// Begins an operation; what its kind says of the value follows. Returns whether it can be.
+    fn begin(
+        &mut self,
+        keyspace: KeyspaceId,
+        kind: ValueKind,
+        key: &[u8],
+        value: &[u8],
+        value_len_max: usize,
+    ) -> bool {
+        if let Err(error) = check_lengths(key, value, value_len_max) {
+            self.error.get_or_insert(error);
+            return false;
         }
         if self.count == u32::MAX {
             self.error.get_or_insert(Error::invalid("a batch holds at most 4294967295 operations"));
-            return;
+            return false;
         }
         put_varint(&mut self.payload, u64::from(keyspace.0));
         self.payload.push(kind as u8);
         put_slice(&mut self.payload, key);
-        if kind != ValueKind::Delete {
-            put_slice(&mut self.payload, value);
-        }
         self.count += 1;
         self.user_bytes += (key.len() + value.len()) as u64;
+        true
+    }
+
+    /// Gives plain puts the default time to live of their keyspace, in milliseconds; 0: none.
+    pub(crate) fn give_default_ttls(&mut self, ttl_ms_of: impl Fn(KeyspaceId) -> u64) {
+        let mut with_ttls = WriteBatch {
+            payload: Vec::with_capacity(self.payload.len() + EXPIRY_LEN * self.len()),
+            error: self.error.clone(),
+            origin: self.origin,
+            ..WriteBatch::default()
+        };
+        for operation in operations(&self.payload) {
+            let Operation { keyspace, kind, key, value } =
+                operation.expect("a batch encodes itself well");
+            match (kind, ttl_ms_of(keyspace)) {
+                (ValueKind::Put, 0) | (ValueKind::Delete, _) => {
+                    with_ttls.add(keyspace, kind, key, value);
+                }
+                (ValueKind::Put, ttl_ms) => with_ttls.add_living(keyspace, key, value, ttl_ms),
+                _ => {
+                    let (ttl_ms, value) = split_expiring(value).expect("it was checked above");
+                    with_ttls.add_living(keyspace, key, value, ttl_ms);
+                }
+            }
+        }
+        *self = with_ttls;
+    }
+
+    /// Whether there are times to live that were not started yet.
+    pub(crate) fn has_ttls(&self) -> bool {
+        !self.ttls.is_empty()
+    }
+
+    /// Turns times to live into times of expiry: the batch is written at `now_ms`.
+    pub(crate) fn start_ttls(&mut self, now_ms: u64) {
+        for at in self.ttls.drain(..) {
+            let slot = self.payload[at..].first_chunk_mut().expect("a time to live stands there");
+            *slot = expires_at_ms(now_ms, u64::from_le_bytes(*slot)).to_le_bytes();
+        }
     }
 
     /// Notes that a handle of database `origin` was used; handles of two databases in one batch are an error.
@@ -139,7 +247,7 @@ fn foreign_keyspace() -> Error {
 }
 
 /// Refuses a key or value that no format could hold.
-pub(crate) fn check_lengths(key: &[u8], value: &[u8]) -> Result<()> {
+fn check_lengths(key: &[u8], value: &[u8], value_len_max: usize) -> Result<()> {
     if key.len() > KEY_LEN_MAX {
         return Err(Error::invalid(format!(
             "key of {} bytes is longer than {KEY_LEN_MAX} bytes",
@@ -147,9 +255,9 @@ pub(crate) fn check_lengths(key: &[u8], value: &[u8]) -> Result<()> {
         ))
         .advise("store a hash of the key, or put the rest into the value"));
     }
-    if value.len() > VALUE_LEN_MAX {
+    if value.len() > value_len_max {
         return Err(Error::invalid(format!(
-            "value of {} bytes is longer than {VALUE_LEN_MAX} bytes",
+            "value of {} bytes is longer than {value_len_max} bytes",
             value.len()
         ))
         .advise("split the value over several keys"));
@@ -163,7 +271,7 @@ pub(crate) struct Operation<'a> {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) kind: ValueKind,
     pub(crate) key: &'a [u8],
-    /// Empty for a delete.
+    /// As it is stored: that of a put that expires begins with the time. Empty for a delete.
     pub(crate) value: &'a [u8],
 }
 
@@ -214,6 +322,9 @@ fn decode_operation<'a>(rest: &mut Decoder<'a>) -> Result<Operation<'a>> {
             "malformed batch: a key is too long",
         ));
     }
+    if kind == ValueKind::PutExpiring {
+        split_expiring(value)?;
+    }
     Ok(Operation { keyspace, kind, key, value })
 }
 
@@ -238,6 +349,47 @@ mod tests {
         batch.add(KeyspaceId(300), ValueKind::Put, b"a", b"");
         assert_eq!(batch.payload(), b"\x00\x01\x01k\x05value\x00\x00\x00\xac\x02\x01\x01a\x00");
         assert_eq!((batch.count(), batch.user_bytes()), (3, 7));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_put_that_expires() {
+        let mut batch = WriteBatch::new();
+        batch.put_with_ttl("k", "value", Duration::from_millis(5)).put("l", "");
+        assert!(batch.has_ttls());
+        batch.start_ttls(0x0102_0304_0506_0708);
+        let bytes = b"\x00\x02\x01k\x0d\x0d\x07\x06\x05\x04\x03\x02\x01value\x00\x01\x01l\x00";
+        assert_eq!(batch.payload(), bytes);
+        assert_eq!((batch.count(), batch.user_bytes()), (2, 7), "the time is not the user's");
+        batch.start_ttls(1);
+        assert_eq!(batch.payload(), bytes, "times to live start once");
+        let short = b"\x00\x02\x01k\x07\x0d\x07\x06\x05\x04\x03\x02";
+        assert_eq!(decode(short).unwrap_err().kind(), ErrorKind::Corruption);
+    }
+
+    #[test]
+    fn default_times_to_live_are_for_plain_puts_of_their_keyspace() {
+        let mut batch = WriteBatch::new();
+        batch.put("a", "1").delete("b").put_with_ttl("c", "2", Duration::from_millis(7));
+        batch.add(KeyspaceId(3), ValueKind::Put, b"d", b"3");
+        let before = (batch.count(), batch.user_bytes());
+        batch.give_default_ttls(|keyspace| if keyspace.0 == 0 { 50 } else { 0 });
+        batch.start_ttls(1000);
+        let living = |at_ms: u64, value: &[u8]| [&at_ms.to_le_bytes(), value].concat();
+        let expected = [
+            (0, ValueKind::PutExpiring, b"a".to_vec(), living(1050, b"1")),
+            (0, ValueKind::Delete, b"b".to_vec(), Vec::new()),
+            (0, ValueKind::PutExpiring, b"c".to_vec(), living(1007, b"2")),
+            (3, ValueKind::Put, b"d".to_vec(), b"3".to_vec()),
+        ];
+        assert_eq!(decode(batch.payload()).unwrap(), expected);
+        assert_eq!((batch.count(), batch.user_bytes()), before);
+    }
+
+    #[test]
+    fn a_time_to_live_of_zero_is_reported_by_check() {
+        let mut batch = WriteBatch::new();
+        batch.put("a", "1").put_with_ttl("b", "2", Duration::ZERO);
+        assert_eq!(batch.check(1).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 
     proptest! {

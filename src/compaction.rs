@@ -14,6 +14,7 @@
 //! * It never names a table that is [`TreeView::is_busy`].
 
 mod draft;
+pub(crate) mod expired;
 pub(crate) mod fifo;
 pub(crate) mod job;
 pub(crate) mod lazy_leveled;
@@ -45,6 +46,15 @@ pub trait CompactionStrategy: Send + Sync + fmt::Debug {
     /// The bytes that must still be moved before [`CompactionStrategy::pick`] falls silent; drives
     /// the throttle.
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64;
+
+    /// When a silent strategy wants to be asked again though the tree does not change, in Unix
+    /// milliseconds: the earliest moment after [`TreeView::now_ms`] at which time alone gives
+    /// [`CompactionStrategy::pick`] something to do. `None`: never. A moment that has passed is
+    /// ignored: the strategy is asked before it is asked for this.
+    fn due_at_ms(&self, tree: &TreeView<'_>) -> Option<u64> {
+        let _ = tree;
+        None
+    }
 
     /// The number of runs in level 0 at which writers stop; they are slowed from half of it on.
     /// `None`: runs do not slow writers, only debt does.
@@ -99,7 +109,8 @@ impl TreeView<'_> {
 
     /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies
     /// in age between an input that it meets and the outputs, and the outputs meet nothing in their
-    /// run. Every plan is checked before it runs; tests of strategies may do so themselves.
+    /// run. What is dropped as expired has expired, and uncovers nothing. Every plan is checked
+    /// before it runs; tests of strategies may do so themselves.
     pub fn check_plan(&self, plan: &CompactionPlan) -> Result<()> {
         planned::check_plan(self, plan)
     }
@@ -125,6 +136,8 @@ pub enum CompactionReason {
     TotalBytes,
     /// A table is older than it may be.
     Age,
+    /// Everything in a table has expired.
+    Expired,
     /// A table is mostly tombstones.
     Tombstones,
     /// Shadowed versions or tombstones at the bottom are no longer needed by any snapshot.

@@ -32,6 +32,7 @@ use std::fmt;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::WriteBatch;
 use crate::clock::{Clock, SystemClock};
@@ -117,6 +118,32 @@ impl Db {
         self.default.put_with(key, value, options)
     }
 
+    /// Writes `value` under `key`, to expire after `ttl`: from then on it is not there, for snapshots neither, and its
+    /// space is returned by compaction. A time to live counts from the write, in wall-clock time (see
+    /// `docs/guarantees.md` for clocks that are set), is rounded up to milliseconds, and lasts through reopening. A
+    /// later write of the key replaces it: a plain put does not expire, unless the keyspace says so
+    /// ([`KeyspaceOptions::default_ttl_s`]). For other write options, see [`WriteBatch::put_with_ttl`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// use std::time::Duration;
+    /// db.put_with_ttl("session", "alice", Duration::from_secs(3600))?;
+    /// assert!(db.contains_key("session")?); // for an hour
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `ttl` is zero. As [`Db::put`] otherwise.
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        self.default.put_with_ttl(key, value, ttl)
+    }
+
     /// Deletes `key`; it need not exist.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.default.delete(key)
@@ -148,9 +175,8 @@ impl Db {
     }
 
     /// Applies `batch` atomically: all of it is readable after the call and after any crash, or nothing.
-    #[expect(clippy::needless_pass_by_value, reason = "a batch is applied once: it is used up")]
-    pub fn write_with(&self, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
-        write::write(&self.handle.inner, &batch, None, *options)
+    pub fn write_with(&self, mut batch: WriteBatch, options: &WriteOptions) -> Result<()> {
+        write::write(&self.handle.inner, &mut batch, None, *options)
     }
 
     /// All keys and values, in key order.

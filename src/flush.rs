@@ -2,7 +2,8 @@
 //!
 //! One table holds all of them: level 0 counts runs, and a flushed run is one table. Versions that
 //! no snapshot needs are left out, so a key overwritten many times within a memtable costs one
-//! entry. Nothing is known here of the tree below, so tombstones and sequence numbers stay.
+//! entry; what has expired becomes a tombstone. Nothing is known here of the tree below, so
+//! tombstones and sequence numbers stay.
 //!
 //! # Rules
 //! * The memtables are frozen: nobody writes to them any more.
@@ -35,7 +36,8 @@ pub(crate) struct FlushContext<'a> {
     pub(crate) snapshots: &'a [SequenceNumber],
     /// The table's number.
     pub(crate) number: FileNumber,
-    /// The write time of entries whose memtable has noted none.
+    /// The time: by it expiry is judged, and it is the write time of entries whose memtable has
+    /// noted none.
     pub(crate) now_ms: u64,
 }
 
@@ -77,13 +79,13 @@ fn write(
         .unwrap_or((ctx.now_ms, ctx.now_ms));
     writer.set_write_times(min_ms, max_ms);
 
-    let mut retention = Retention::new(ctx.snapshots);
+    let mut retention = Retention::new(ctx.snapshots, ctx.now_ms);
     let mut entries = 0;
     while cursor.valid() {
-        let (key, trailer) = (cursor.key(), cursor.trailer());
-        let fate = retention.next(key, trailer, |_| false)?;
-        if let Some(trailer) = fate.trailer(trailer) {
-            writer.add(key, trailer, cursor.value())?;
+        let (key, trailer, value) = (cursor.key(), cursor.trailer(), cursor.value());
+        let fate = retention.next(key, trailer, value, |_| false)?;
+        if let Some((trailer, value)) = fate.written(trailer, value) {
+            writer.add(key, trailer, value)?;
         }
         entries += 1;
         cursor.next()?;

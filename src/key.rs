@@ -58,7 +58,7 @@ pub enum ValueKind {
     Delete = 0,
     /// The key has this value.
     Put = 1,
-    /// The key has this value until a time: 8 bytes little-endian Unix milliseconds stand before it. Reserved.
+    /// The key has this value until a time: 8 bytes little-endian Unix milliseconds stand before it.
     PutExpiring = 2,
     /// A delta for a merge operator. Reserved.
     Merge = 3,
@@ -81,7 +81,7 @@ impl ValueKind {
         match byte {
             0 => Ok(ValueKind::Delete),
             1 => Ok(ValueKind::Put),
-            2 => reserved("put with expiry"),
+            2 => Ok(ValueKind::PutExpiring),
             3 => reserved("merge operand"),
             4 => reserved("range delete"),
             5 => reserved("value handle"),
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn reserved_and_unknown_kinds_are_unsupported() {
-        for byte in 2..=255u8 {
+        for byte in 3..=255u8 {
             assert_eq!(ValueKind::from_byte(byte).unwrap_err().kind(), ErrorKind::Unsupported);
         }
     }

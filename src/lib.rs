@@ -50,6 +50,7 @@ pub(crate) mod coding;
 pub(crate) mod checksum;
 pub mod options;
 pub mod key;
+pub(crate) mod expiry;
 pub(crate) mod file_name;
 pub mod clock;
 pub mod spawn;

@@ -49,6 +49,7 @@ use self::leaf::LEAF_LEN;
 use self::list::{LeafList, Place};
 use self::prefix::PrefixHint;
 use self::record::{MemKey, Probe, Record, record_len};
+use crate::expiry::{EXPIRY_LEN, user_value_len};
 use crate::key::Trailer;
 
 /// With fewer entries than this the extremes say too little about the keys to come.
@@ -108,10 +109,11 @@ impl MemTable {
         let record = unsafe { Record::write(piece.start, key, trailer, value) };
         // Before the entry can be reached: see "Publication" in the module text.
         self.filter.insert(hash);
+        let value_len = user_value_len(trailer, value.len());
         // SAFETY: the arena keeps the record until it is dropped, after the list (field order).
         let mem_key = unsafe { MemKey::new(self.hint.prefix(key), record) };
         self.list.insert(mem_key, tag(hash), |list_bytes| {
-            self.counts.add(key, value, piece.charged_bytes as u64 + list_bytes);
+            self.counts.add(key, value_len, piece.charged_bytes as u64 + list_bytes);
         });
     }
 
@@ -172,7 +174,7 @@ impl MemTable {
         self.key_bytes() + self.value_bytes()
     }
 
-    /// The bytes of all values.
+    /// The bytes of all values, as the user gave them.
     pub(crate) fn value_bytes(&self) -> u64 {
         self.counts.value_bytes.load(Ordering::Relaxed)
     }
@@ -230,11 +232,11 @@ impl Counts {
 
     /// Counts an entry. In the writer's turn.
     #[inline]
-    fn add(&self, key: &[u8], value: &[u8], charged_bytes: u64) {
+    fn add(&self, key: &[u8], value_len: usize, charged_bytes: u64) {
         raise(&self.entry_count, 1);
         raise(&self.bytes, charged_bytes);
         raise(&self.key_bytes, key.len() as u64);
-        raise(&self.value_bytes, value.len() as u64);
+        raise(&self.value_bytes, value_len as u64);
     }
 }
 
@@ -291,6 +293,12 @@ impl MemValue {
         // SAFETY: the record lives as long as its memtable, which we hold here.
         let bytes = NonNull::from(unsafe { record.value() });
         MemValue { bytes, _memtable: memtable }
+    }
+
+    /// The part of the value that follows its time of expiry; nothing, if it is shorter.
+    pub(crate) fn without_expiry(mut self) -> Self {
+        self.bytes = NonNull::from(self.get(EXPIRY_LEN..).unwrap_or_default());
+        self
     }
 }
 

@@ -214,6 +214,9 @@ pub struct KeyspaceOptions {
     /// Compaction debt in bytes at which writers begin to be slowed; at four times that they stop. Default 4 GiB,
     /// at least 1 MiB.
     pub debt_bytes_soft: u64,
+    /// Seconds after which what a plain put wrote expires, counted from the put. 0: never (default). Entries written
+    /// before a change keep the time they were given.
+    pub default_ttl_s: u64,
 }
 
 impl Default for KeyspaceOptions {
@@ -228,6 +231,7 @@ impl Default for KeyspaceOptions {
             filter: FilterKind::Blocked,
             compaction: Compaction::default(),
             debt_bytes_soft: 4 << 30,
+            default_ttl_s: 0,
         }
     }
 }
@@ -359,6 +363,7 @@ impl KeyspaceOptions {
         "age_max_s",
         "merge_runs",
         "debt_bytes_soft",
+        "default_ttl_s",
     ];
 
     /// These options with another compaction strategy.
@@ -386,6 +391,7 @@ impl KeyspaceOptions {
             "filter" => self.filter = value.parse()?,
             "compaction" => self.compaction = Compaction::from_name(value),
             "debt_bytes_soft" => self.debt_bytes_soft = number(name, value)?,
+            "default_ttl_s" => self.default_ttl_s = number(name, value)?,
             _ => return self.compaction.set(name, value),
         }
         Ok(true)
@@ -406,6 +412,7 @@ impl KeyspaceOptions {
         ];
         pairs.extend(self.compaction.to_pairs());
         pairs.push(("debt_bytes_soft", self.debt_bytes_soft.to_string()));
+        pairs.push(("default_ttl_s", self.default_ttl_s.to_string()));
         pairs
     }
 
@@ -422,6 +429,11 @@ impl KeyspaceOptions {
             return Err(bad("filter_bits", &bits.to_string(), "in 0..=32"));
         }
         self.compaction.validate()
+    }
+
+    /// `default_ttl_s` in milliseconds.
+    pub(crate) fn default_ttl_ms(&self) -> u64 {
+        self.default_ttl_s.saturating_mul(1000)
     }
 
     /// The compression of tables in `level`.
@@ -459,6 +471,7 @@ mod tests {
         options.compression = vec![Compression::None, Compression::Zstd];
         options.filter_bits = vec![14.0, 9.5];
         options.filter = FilterKind::Bloom;
+        options.default_ttl_s = 7;
         let mut read = KeyspaceOptions::default();
         for (name, value) in options.to_pairs() {
             assert!(KeyspaceOptions::NAMES.contains(&name));

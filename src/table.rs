@@ -32,7 +32,7 @@ pub struct TableMeta {
     pub tombstone_count: u64,
     /// Bytes of user keys, over all entries.
     pub key_bytes: u64,
-    /// Bytes of values, over all entries.
+    /// Bytes of values as the user gave them, over all entries.
     pub value_bytes: u64,
     /// The smallest user key.
     pub smallest: Box<[u8]>,
@@ -46,9 +46,9 @@ pub struct TableMeta {
     pub write_time_min_ms: u64,
     /// When the newest of its entries was written, in Unix milliseconds; kept through compactions.
     pub write_time_max_ms: u64,
-    /// When the first of its entries expires, in Unix milliseconds; `u64::MAX` if none ever does.
+    /// When the first of its values expires, in Unix milliseconds; `u64::MAX` if none ever does.
     pub expiry_min_ms: u64,
-    /// When the last of its entries expires, in Unix milliseconds; `u64::MAX` if any never does.
+    /// When the last of its values expires, in Unix milliseconds; `u64::MAX` if any never does, or there is none.
     pub expiry_max_ms: u64,
     /// CRC-32 of the whole file.
     pub checksum: u32,

@@ -37,6 +37,14 @@ impl Value {
     pub(crate) fn in_table(value: PinnedValue) -> Self {
         Value(Repr::Table(value))
     }
+
+    /// The user's part of a stored value that can expire. Still pinned where it lies.
+    pub(crate) fn without_expiry(self) -> Self {
+        Value(match self.0 {
+            Repr::Memory(value) => Repr::Memory(value.without_expiry()),
+            Repr::Table(value) => Repr::Table(value.without_expiry()),
+        })
+    }
 }
 
 impl Deref for Value {

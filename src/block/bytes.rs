@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use crate::expiry::EXPIRY_LEN;
 use crate::fs::Mapping;
 
 /// Bytes of a block or of a part of it, kept alive by what they lie in: a mapped table or an
@@ -82,6 +83,16 @@ impl fmt::Debug for BlockBytes {
 /// A value that keeps its block.
 #[derive(Clone, Debug)]
 pub(crate) struct PinnedValue(pub(crate) BlockBytes);
+
+impl PinnedValue {
+    /// The part of the value that follows its time of expiry; nothing, if it is shorter.
+    pub(crate) fn without_expiry(mut self) -> Self {
+        let skipped = EXPIRY_LEN.min(self.0.len);
+        self.0.start += skipped;
+        self.0.len -= skipped;
+        self
+    }
+}
 
 impl Deref for PinnedValue {
     type Target = [u8];

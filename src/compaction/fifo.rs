@@ -41,6 +41,17 @@ impl CompactionStrategy for Fifo {
     fn debt_bytes(&self, tree: &TreeView<'_>) -> u64 {
         tree.version.bytes().saturating_sub(self.total_bytes_max)
     }
+
+    fn due_at_ms(&self, tree: &TreeView<'_>) -> Option<u64> {
+        if self.age_max_s == 0 {
+            return None;
+        }
+        // The first moment at which `pick_drops` calls the table old.
+        let age_ms = self.age_max_s.saturating_mul(1000).saturating_add(1);
+        let old_at_ms = |table: &Table| table.meta().write_time_max_ms.saturating_add(age_ms);
+        let moments = tree.version.tables().map(|(_, _, table)| old_at_ms(table));
+        moments.filter(|at_ms| *at_ms > tree.now_ms).min()
+    }
 }
 
 impl Fifo {

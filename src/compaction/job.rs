@@ -48,6 +48,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) version: &'a Version,
     /// The sequence numbers in use, ascending; the last is the visible one.
     pub(crate) snapshots: &'a [SequenceNumber],
+    /// The time by which expiry is judged, taken when the job began.
+    pub(crate) now_ms: u64,
     /// Gives each output its number.
     pub(crate) new_file_number: &'a dyn Fn() -> FileNumber,
     /// Called every [`POLL_BYTES`]: may wait, or end the job with an error.
@@ -76,7 +78,7 @@ pub(crate) struct JobOutput {
     pub(crate) bytes_written: u64,
     /// Entries dropped because a newer version stands in their stripe.
     pub(crate) dropped_shadowed: u64,
-    /// Tombstones dropped at the bottom.
+    /// Tombstones and expired entries dropped at the bottom.
     pub(crate) dropped_tombstones: u64,
 }
 
@@ -134,23 +136,21 @@ fn merge(
     };
     let mut cursor = MergingCursor::new(inputs.iter().map(source).collect());
     let mut older = OlderTables::new(ctx.version, inputs);
-    let mut retention = Retention::new(ctx.snapshots);
+    let mut retention = Retention::new(ctx.snapshots, ctx.now_ms);
     let mut read_bytes = 0;
     let mut poll_at = 0;
     cursor.seek_to_first()?;
     while cursor.valid() {
-        let (key, trailer) = (cursor.key(), cursor.trailer());
+        let (key, trailer, value) = (cursor.key(), cursor.trailer(), cursor.value());
         let fate = retention
-            .next(key, trailer, |key| !older.may_hold(key))
+            .next(key, trailer, value, |key| !older.may_hold(key))
             .map_err(|error| in_table(&error, ctx.dir, cursor.current().table()))?;
-        let value = cursor.value();
-        match fate {
-            Fate::DropShadowed => counts.dropped_shadowed += 1,
-            Fate::DropTombstone => counts.dropped_tombstones += 1,
-            Fate::Keep | Fate::KeepAsOldest => {
-                let kept = fate.trailer(trailer).unwrap_or(trailer);
-                outputs.add(key, kept, value)?;
-            }
+        if let Some((trailer, value)) = fate.written(trailer, value) {
+            outputs.add(key, trailer, value)?;
+        } else if fate == Fate::DropShadowed {
+            counts.dropped_shadowed += 1;
+        } else {
+            counts.dropped_tombstones += 1;
         }
         counts.entries_in += 1;
         read_bytes += (key.len() + value.len()) as u64;

@@ -9,8 +9,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
+use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
 use crate::error::{Error, Result};
+use crate::expiry::is_expired;
 use crate::key::FileNumber;
 use crate::table::Table;
 use crate::version::{LEVEL_COUNT, Run, RunId, Version};
@@ -86,7 +87,11 @@ pub(super) fn check_plan(tree: &TreeView<'_>, plan: &CompactionPlan) -> Result<(
         }
     }
     if plan.action == CompactionAction::Drop {
-        return Ok(());
+        return match plan.reason {
+            CompactionReason::Expired => check_expired(tree, &inputs, &chosen),
+            // Data is dropped by design.
+            _ => Ok(()),
+        };
     }
     if !inputs.is_sorted_by(|newer, older| newer.age() < older.age()) {
         return Err(unfit("its inputs are not newest first"));
@@ -96,6 +101,31 @@ pub(super) fn check_plan(tree: &TreeView<'_>, plan: &CompactionPlan) -> Result<(
     }
     check_ages(tree.version, plan, &inputs, &chosen)?;
     check_outputs(tree, plan, &inputs, &chosen)
+}
+
+/// Everything in the tables has expired, and nothing older that stays would be uncovered.
+fn check_expired(
+    tree: &TreeView<'_>,
+    inputs: &[PlannedInput<'_>],
+    chosen: &HashSet<FileNumber>,
+) -> Result<()> {
+    for input in inputs {
+        for meta in input.tables().iter().map(|table| table.meta()) {
+            if !is_expired(meta.expiry_max_ms, tree.now_ms) {
+                return Err(unfit(format!("not all of table {} has expired", meta.number)));
+            }
+            for (level, runs) in tree.version.levels.iter().enumerate() {
+                let older = runs.runs.iter().filter(|run| (level, Reverse(run.id)) > input.age());
+                let met = older.flat_map(|run| run.overlapping(&meta.smallest, &meta.largest));
+                let mut met = met.map(|table| table.meta().number);
+                if let Some(uncovered) = met.find(|number| !chosen.contains(number)) {
+                    let what = format!("table {} would uncover table {uncovered}", meta.number);
+                    return Err(unfit(what));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// No table that stays may lie, in age, between an input that it meets and the outputs.
@@ -167,7 +197,7 @@ fn unfit(what: impl fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compaction::{BusyOutput, CompactionReason, PlanInput};
+    use crate::compaction::{BusyOutput, PlanInput};
     use crate::key::SequenceNumber;
     use crate::options::KeyspaceOptions;
     use crate::version::text;
@@ -245,6 +275,37 @@ mod tests {
         refused(&over_level_5, "table 000007 would pass table 000001");
         let upwards = merge(vec![input(0, 7, &[7])], 0, 9);
         refused(&upwards, "table 000007 would pass table 000008");
+    }
+
+    #[test]
+    fn what_is_dropped_as_expired_has_expired_and_uncovers_nothing() {
+        const TREE: &str = "
+            L0 run 9: 9[a..m]!5-1000 8[p..q]!5-1001
+            L0 run 7: 7[c..d]!5-900
+            L6 run 0: 1[d..f]";
+        let drop = |inputs: Vec<PlanInput>, reason: CompactionReason| {
+            let action = CompactionAction::Drop;
+            let tree = TreeView {
+                version: &text::version(TREE),
+                options: &KeyspaceOptions::default(),
+                busy: &HashSet::new(),
+                busy_outputs: &[],
+                oldest_snapshot: SequenceNumber::MAX,
+                now_ms: 1000,
+            };
+            let plan = CompactionPlan { action, reason, ..merge(inputs, 0, 0) };
+            tree.check_plan(&plan).map_err(|error| error.what().to_owned())
+        };
+        let expired = |inputs| drop(inputs, CompactionReason::Expired).unwrap_err();
+        let uncovered = expired(vec![input(0, 9, &[9])]);
+        assert!(uncovered.contains("table 000009 would uncover table 000007"), "{uncovered}");
+        let below = expired(vec![input(0, 9, &[9]), input(0, 7, &[7])]);
+        assert!(below.contains("table 000009 would uncover table 000001"), "{below}");
+        let early = expired(vec![input(0, 9, &[8])]);
+        assert!(early.contains("not all of table 000008 has expired"), "{early}");
+        let never = expired(vec![input(6, 0, &[1])]);
+        assert!(never.contains("not all of table 000001 has expired"), "{never}");
+        assert_eq!(drop(vec![input(0, 9, &[9])], CompactionReason::Age), Ok(()), "fifo may");
     }
 
     #[test]

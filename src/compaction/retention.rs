@@ -1,8 +1,8 @@
 //! Retention: which versions of a key survive a merge.
 //!
 //! [`Retention`] is a pure state machine. It is fed the entries of a merge in order (key ascending,
-//! newest first) and says of each: keep, keep as oldest, or drop. It knows neither tables nor
-//! files.
+//! newest first) and says of each: keep, keep as oldest, keep as a tombstone, or drop. It knows
+//! neither tables nor files, and has no clock: one time holds for the whole merge.
 //!
 //! # Stripes
 //! The snapshots in use cut the sequence numbers into stripes. `snapshots` is ascending and its
@@ -25,12 +25,19 @@
 //! A tombstone newer than the oldest snapshot stays, even if no older version follows: entries are
 //! judged without looking ahead. It goes when that snapshot does.
 //!
+//! # Expiry
+//! An entry that has expired is a tombstone from then on, to every reader, snapshots included. So
+//! it goes where a tombstone goes, and else stays as one, without its value: were it dropped above
+//! an older version, that would be read again. The wall clock may be set back; an entry that a
+//! merge took for expired stays gone all the same.
+//!
 //! The snapshots are taken once, before the merge begins: one released meanwhile only keeps a
 //! little more, and one taken meanwhile sees the last element or newer.
 
 use std::cmp::Ordering;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::expiry::{is_expired, split_expiring};
 use crate::key::{SequenceNumber, Trailer, ValueKind, escape};
 
 /// What becomes of an entry.
@@ -40,18 +47,24 @@ pub(crate) enum Fate {
     Keep,
     /// Kept with sequence number 0: visible to everybody, and nothing is older.
     KeepAsOldest,
+    /// Kept as a tombstone, without its value: it has expired.
+    KeepAsTombstone,
     /// Dropped: a newer version stands in the same stripe.
     DropShadowed,
-    /// Dropped: a tombstone that hides nothing.
+    /// Dropped: a tombstone, or an expired entry, that hides nothing.
     DropTombstone,
 }
 
 impl Fate {
-    /// The trailer that the entry with `trailer` is written with; `None` if it is dropped.
-    pub(crate) fn trailer(self, trailer: Trailer) -> Option<Trailer> {
+    /// The trailer and the value that an entry is written with; `None` if it is dropped.
+    #[inline]
+    pub(crate) fn written(self, trailer: Trailer, value: &[u8]) -> Option<(Trailer, &[u8])> {
         match self {
-            Fate::Keep => Some(trailer),
-            Fate::KeepAsOldest => Some(Trailer(u64::from(trailer.kind_byte()))),
+            Fate::Keep => Some((trailer, value)),
+            Fate::KeepAsOldest => Some((Trailer(u64::from(trailer.kind_byte())), value)),
+            Fate::KeepAsTombstone => {
+                Some((Trailer::new(trailer.sequence(), ValueKind::Delete), b""))
+            }
             Fate::DropShadowed | Fate::DropTombstone => None,
         }
     }
@@ -69,6 +82,8 @@ struct Last {
 pub(crate) struct Retention<'a> {
     /// Ascending, never empty.
     snapshots: &'a [SequenceNumber],
+    /// By which expiry is judged.
+    now_ms: u64,
     /// The current user key; meaningless before the first entry.
     key: Vec<u8>,
     /// The last entry of the current key; `None` before the first entry.
@@ -77,10 +92,11 @@ pub(crate) struct Retention<'a> {
 
 impl<'a> Retention<'a> {
     /// `snapshots`: the sequence numbers in use, ascending, the last being the visible one.
-    pub(crate) fn new(snapshots: &'a [SequenceNumber]) -> Self {
+    /// `now_ms`: the time.
+    pub(crate) fn new(snapshots: &'a [SequenceNumber], now_ms: u64) -> Self {
         assert!(!snapshots.is_empty(), "the visible sequence number is always in use");
         assert!(snapshots.is_sorted(), "snapshots are ascending");
-        Retention { snapshots, key: Vec::new(), last: None }
+        Retention { snapshots, now_ms, key: Vec::new(), last: None }
     }
 
     /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once
@@ -89,6 +105,7 @@ impl<'a> Retention<'a> {
         &mut self,
         key: &[u8],
         trailer: Trailer,
+        value: &[u8],
         at_bottom: impl FnOnce(&[u8]) -> bool,
     ) -> Result<Fate> {
         let kind = trailer.kind()?;
@@ -109,12 +126,16 @@ impl<'a> Retention<'a> {
             }
             (Ordering::Greater, _) => return Err(disorder(key)),
         }
-        if stripe > 0 || !at_bottom(key) {
-            return Ok(Fate::Keep);
-        }
-        Ok(match kind {
-            ValueKind::Delete => Fate::DropTombstone,
-            _ => Fate::KeepAsOldest,
+        let is_expired = match kind {
+            ValueKind::PutExpiring => is_expired(split_expiring(value)?.0, self.now_ms),
+            _ => false,
+        };
+        let hides_nothing = stripe == 0 && at_bottom(key);
+        Ok(match (hides_nothing, is_expired || kind == ValueKind::Delete) {
+            (true, true) => Fate::DropTombstone,
+            (true, false) => Fate::KeepAsOldest,
+            (false, _) if is_expired => Fate::KeepAsTombstone,
+            (false, _) => Fate::Keep,
         })
     }
 
@@ -152,11 +173,28 @@ mod tests {
         Trailer::new(SequenceNumber(sequence), ValueKind::Delete)
     }
 
+    const NOW_MS: u64 = 1000;
+
+    fn expiring(sequence: u64) -> Trailer {
+        Trailer::new(SequenceNumber(sequence), ValueKind::PutExpiring)
+    }
+
+    /// A stored value that expires at `at_ms`, or a plain one.
+    fn value_of(trailer: Trailer, at_ms: u64) -> Vec<u8> {
+        match trailer.kind().unwrap() {
+            ValueKind::PutExpiring => [&at_ms.to_le_bytes(), &b"value"[..]].concat(),
+            ValueKind::Delete => Vec::new(),
+            _ => b"value".to_vec(),
+        }
+    }
+
+    /// Entries of kind put-expiring have expired.
     fn fates(snapshots: &[u64], bottom: bool, entries: &[(&str, Trailer)]) -> Vec<Fate> {
         let snapshots: Vec<_> = snapshots.iter().map(|s| SequenceNumber(*s)).collect();
-        let mut retention = Retention::new(&snapshots);
+        let mut retention = Retention::new(&snapshots, NOW_MS);
         let next = |(key, trailer): &(&str, Trailer)| {
-            retention.next(key.as_bytes(), *trailer, |_| bottom).unwrap()
+            let value = value_of(*trailer, NOW_MS);
+            retention.next(key.as_bytes(), *trailer, &value, |_| bottom).unwrap()
         };
         entries.iter().map(next).collect()
     }
@@ -207,6 +245,33 @@ mod tests {
     }
 
     #[test]
+    fn an_expired_entry_is_a_tombstone() {
+        let entries = [("a", expiring(7)), ("a", put(3))];
+        assert_eq!(fates(&[9], true, &entries), [Fate::DropTombstone, Fate::DropShadowed]);
+        // Dropped here, it would uncover what lies below.
+        assert_eq!(fates(&[9], false, &entries), [Fate::KeepAsTombstone, Fate::DropShadowed]);
+        // The snapshot at 5 reads the put, which the tombstone must hide from everybody else.
+        assert_eq!(fates(&[5, 9], true, &entries), [Fate::KeepAsTombstone, Fate::KeepAsOldest]);
+        let written = Fate::KeepAsTombstone.written(expiring(7), b"12345678value");
+        assert_eq!(written, Some((delete(7), &b""[..])));
+    }
+
+    #[test]
+    fn an_entry_that_will_expire_stays_as_it_is() {
+        let snapshots = [SequenceNumber(9)];
+        let mut retention = Retention::new(&snapshots, NOW_MS);
+        let later = value_of(expiring(7), NOW_MS + 1);
+        assert_eq!(retention.next(b"a", expiring(7), &later, |_| false).unwrap(), Fate::Keep);
+        let fate = retention.next(b"b", expiring(7), &later, |_| true).unwrap();
+        assert_eq!(fate.written(expiring(7), &later), Some((expiring(0), &later[..])));
+        let never = value_of(expiring(7), u64::MAX);
+        let mut at_the_end = Retention::new(&snapshots, u64::MAX);
+        assert_eq!(at_the_end.next(b"a", expiring(7), &never, |_| false).unwrap(), Fate::Keep);
+        let short = retention.next(b"c", expiring(7), b"short", |_| false).unwrap_err();
+        assert_eq!(short.kind(), ErrorKind::Corruption);
+    }
+
+    #[test]
     fn the_empty_key_is_a_key() {
         assert_eq!(
             fates(&[9], false, &[("", put(2)), ("", put(1))]),
@@ -217,9 +282,9 @@ mod tests {
     #[test]
     fn reserved_kinds_are_refused_and_never_dropped() {
         let snapshots = [SequenceNumber(9)];
-        let mut retention = Retention::new(&snapshots);
-        retention.next(b"a", put(9), |_| true).unwrap();
-        let error = retention.next(b"a", Trailer(5 << 8 | 3), |_| true).unwrap_err();
+        let mut retention = Retention::new(&snapshots, NOW_MS);
+        retention.next(b"a", put(9), b"", |_| true).unwrap();
+        let error = retention.next(b"a", Trailer(5 << 8 | 3), b"", |_| true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
@@ -232,19 +297,55 @@ mod tests {
         ];
         for [first, second] in cases {
             let snapshots = [SequenceNumber(9)];
-            let mut retention = Retention::new(&snapshots);
-            retention.next(first.0.as_bytes(), first.1, |_| true).unwrap();
-            let error = retention.next(second.0.as_bytes(), second.1, |_| true).unwrap_err();
+            let mut retention = Retention::new(&snapshots, NOW_MS);
+            retention.next(first.0.as_bytes(), first.1, b"", |_| true).unwrap();
+            let error = retention.next(second.0.as_bytes(), second.1, b"", |_| true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corruption);
         }
     }
 
-    /// A history: per key, versions with distinct sequence numbers, true for a put.
-    type History = BTreeMap<u8, BTreeMap<u64, bool>>;
+    /// What a write did, as of [`NOW_MS`].
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Wrote {
+        Put,
+        Delete,
+        /// A put that has expired.
+        Expired,
+        /// A put that will expire.
+        Living,
+    }
+
+    impl Wrote {
+        fn entry(self, sequence: u64) -> (Trailer, Vec<u8>) {
+            let (trailer, at_ms) = match self {
+                Wrote::Put => (put(sequence), 0),
+                Wrote::Delete => (delete(sequence), 0),
+                Wrote::Expired => (expiring(sequence), NOW_MS),
+                Wrote::Living => (expiring(sequence), NOW_MS + 1),
+            };
+            (trailer, value_of(trailer, at_ms))
+        }
+
+        fn is_read(self) -> bool {
+            matches!(self, Wrote::Put | Wrote::Living)
+        }
+
+        /// What an entry of an output says: expired ones do not get there.
+        fn of(written: Trailer) -> Self {
+            match written.kind().unwrap() {
+                ValueKind::Delete => Wrote::Delete,
+                ValueKind::PutExpiring => Wrote::Living,
+                _ => Wrote::Put,
+            }
+        }
+    }
+
+    /// A history: per key, versions with distinct sequence numbers.
+    type History = BTreeMap<u8, BTreeMap<u64, Wrote>>;
 
     fn read(history: &History, key: u8, at: u64) -> Option<u64> {
-        let (sequence, is_put) = history.get(&key)?.range(..=at).next_back()?;
-        is_put.then_some(*sequence)
+        let (sequence, wrote) = history.get(&key)?.range(..=at).next_back()?;
+        wrote.is_read().then_some(*sequence)
     }
 
     /// An entry of an output.
@@ -258,29 +359,38 @@ mod tests {
 
     /// Merges `inputs`, which lie above `below`.
     fn merge(inputs: &History, below: &History, snapshots: &[SequenceNumber]) -> Vec<Merged> {
-        let mut retention = Retention::new(snapshots);
+        let mut retention = Retention::new(snapshots, NOW_MS);
         let mut out = Vec::new();
         for (key, versions) in inputs {
-            for (sequence, is_put) in versions.iter().rev() {
-                let trailer = if *is_put { put(*sequence) } else { delete(*sequence) };
-                let fate =
-                    retention.next(&[*key], trailer, |k| !below.contains_key(&k[0])).unwrap();
-                let merged = |written| Merged { key: *key, written, sequence: *sequence };
-                out.extend(fate.trailer(trailer).map(merged));
+            for (sequence, wrote) in versions.iter().rev() {
+                let (trailer, value) = wrote.entry(*sequence);
+                let is_bottom = |k: &[u8]| !below.contains_key(&k[0]);
+                let fate = retention.next(&[*key], trailer, &value, is_bottom).unwrap();
+                let Some((written, value_written)) = fate.written(trailer, &value) else {
+                    continue;
+                };
+                assert!(*wrote != Wrote::Expired || value_written.is_empty());
+                out.push(Merged { key: *key, written, sequence: *sequence });
             }
         }
         out
     }
 
     fn histories() -> impl Strategy<Value = (History, Vec<SequenceNumber>, Vec<u64>)> {
-        let ops = prop::collection::vec((0..6u8, prop::bool::weighted(0.6)), 1..60);
+        let wrote = prop_oneof![
+            4 => Just(Wrote::Put),
+            3 => Just(Wrote::Delete),
+            2 => Just(Wrote::Expired),
+            1 => Just(Wrote::Living),
+        ];
+        let ops = prop::collection::vec((0..6u8, wrote), 1..60);
         let snapshots = prop::collection::btree_set(0..60u64, 0..5);
         let cuts = prop::collection::vec(0..=60u64, 6);
         (ops, snapshots, cuts).prop_map(|(ops, snapshots, cuts)| {
             let mut history = History::new();
             let visible = ops.len() as u64;
-            for (at, (key, is_put)) in ops.into_iter().enumerate() {
-                history.entry(key).or_default().insert(at as u64 + 1, is_put);
+            for (at, (key, wrote)) in ops.into_iter().enumerate() {
+                history.entry(key).or_default().insert(at as u64 + 1, wrote);
             }
             let mut snapshots: Vec<_> =
                 snapshots.into_iter().filter(|s| *s < visible).map(SequenceNumber).collect();
@@ -293,9 +403,9 @@ mod tests {
     fn part(history: &History, cut: impl Fn(u8) -> u64) -> (History, History) {
         let (mut older, mut newer) = (History::new(), History::new());
         for (key, versions) in history {
-            for (sequence, is_put) in versions {
+            for (sequence, wrote) in versions {
                 let side = if *sequence < cut(*key) { &mut older } else { &mut newer };
-                side.entry(*key).or_default().insert(*sequence, *is_put);
+                side.entry(*key).or_default().insert(*sequence, *wrote);
             }
         }
         (older, newer)
@@ -339,7 +449,7 @@ mod tests {
         let (mut older, newer) = part(history, |_| cut);
         for entry in merge(&newer, &older, snapshots) {
             let versions = older.entry(entry.key).or_default();
-            versions.insert(entry.written.sequence().0, !entry.written.is_tombstone());
+            versions.insert(entry.written.sequence().0, Wrote::of(entry.written));
         }
         let written = |out: Vec<Merged>| -> Vec<(u8, Trailer)> {
             out.into_iter().map(|entry| (entry.key, entry.written)).collect()

@@ -247,6 +247,10 @@ impl Sim {
         self.install(plan, outputs);
     }
 
+    pub(super) fn due_at_ms(&self) -> Option<u64> {
+        self.strategy.due_at_ms(&self.view())
+    }
+
     pub(super) fn debt_bytes(&self) -> u64 {
         self.strategy.debt_bytes(&self.view())
     }

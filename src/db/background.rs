@@ -115,11 +115,16 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
             return Some(Job::PrepareSegment);
         }
     }
+    if role != Role::Flush {
+        state.want_what_is_due(&*inner.clock);
+    }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
         if let Some(job) = compact_job::pick(inner, state) {
             return Some(Job::Compact(Box::new(job)));
         }
         state.compaction_wanted = false;
+        state.compaction_due_at_ms = compact_job::due_at_ms(inner, state);
+        inner.work.due_changed();
         inner.work.job_ended();
     }
     None
@@ -315,7 +320,8 @@ pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
     }
 }
 
-/// The life of the timer: syncs async writes in time, writes out what was recorded, and scrubs.
+/// The life of the timer: syncs async writes in time, writes out what was recorded, scrubs, and has compaction asked
+/// again when it said so.
 fn run_timer(inner: &Inner) {
     let half_interval = Duration::from_millis(inner.options.async_interval_ms.div_ceil(2));
     let scrub = (inner.options.scrub_interval_s > 0)
@@ -327,7 +333,8 @@ fn run_timer(inner: &Inner) {
             Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000))
         });
         let until_drain = inner.read.recorder.as_ref().map(|_| DRAIN_INTERVAL);
-        if !inner.work.wait_timer(until_scrub.into_iter().chain(until_drain).min()) {
+        let until = until_scrub.into_iter().chain(until_drain).min();
+        if !inner.work.wait_timer(until, &*inner.clock) {
             return;
         }
         if let (Some(recorder), now_ns) = (&inner.read.recorder, inner.clock.monotonic_ns())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
 use crate::db::install::{self, install_compaction};
@@ -22,7 +23,8 @@ pub(crate) struct CompactJob {
     pub(crate) options: Arc<KeyspaceOptions>,
 }
 
-/// Asks the strategies of all keyspaces for work, and reserves what the first answer names.
+/// Asks the strategies of all keyspaces for work, and reserves what the first answer names. What has expired goes
+/// first, whatever the strategy.
 pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
     let none = Busy::default();
     for core in inner.keyspaces.load().in_order() {
@@ -41,7 +43,7 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
             oldest_snapshot: install::oldest_snapshot(inner),
             now_ms: inner.clock.unix_ms(),
         };
-        let Some(plan) = strategy.pick(&tree) else { continue };
+        let Some(plan) = pick_expired(&tree).or_else(|| strategy.pick(&tree)) else { continue };
         if let Err(error) = tree.check_plan(&plan) {
             // A broken strategy of the user's; better to stop compacting than to lose data.
             state.note_error(&error, false);
@@ -51,6 +53,29 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
         return Some(CompactJob { core, plan, version, options });
     }
     None
+}
+
+/// When a strategy that has nothing to do should be asked again though no tree changes, in Unix milliseconds.
+pub(crate) fn due_at_ms(inner: &Inner, state: &WorkState) -> Option<u64> {
+    let none = Busy::default();
+    let now_ms = inner.clock.unix_ms();
+    let of_keyspace = |core: &Arc<KeyspaceCore>| {
+        let strategy = core.strategy.read().clone()?;
+        let busy = state.busy.get(&core.id).unwrap_or(&none);
+        let version = Arc::clone(&core.view.load().version);
+        let tree = TreeView {
+            version: &version,
+            options: &core.options.load(),
+            busy: &busy.tables,
+            busy_outputs: &busy.outputs,
+            oldest_snapshot: install::oldest_snapshot(inner),
+            now_ms,
+        };
+        let moments = [expired::due_at_ms(&tree), strategy.due_at_ms(&tree)];
+        // What was due already was not to be done, or is being done.
+        moments.into_iter().flatten().filter(|at_ms| *at_ms > now_ms).min()
+    };
+    inner.keyspaces.load().by_id.values().filter_map(of_keyspace).min()
 }
 
 /// Runs `job` and installs what it made. `between` is called between blocks of output.
@@ -87,6 +112,7 @@ pub(crate) fn run(
                 options,
                 version,
                 snapshots: &snapshots,
+                now_ms: inner.clock.unix_ms(),
                 new_file_number: &|| inner.new_file_number(),
                 poll: &mut poll,
             };

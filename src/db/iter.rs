@@ -63,7 +63,8 @@ impl Moment {
 /// An iterator over keys and values in key order, from either end.
 ///
 /// It sees one moment, whatever is written meanwhile. Each item is a [`Result`]: after an error the iterator ends, so
-/// nothing is skipped silently, but a loop that ignores errors sees only a part.
+/// nothing is skipped silently, but a loop that ignores errors sees only a part. It reads the clock once, when it
+/// first meets an entry that can expire: what has expired by then is left out, and only that.
 ///
 /// Cost: a seek at the first step from each end, then about the cost of decoding an entry. It allocates the key of each
 /// item; [`Cursor`] lends keys and values instead.
@@ -117,11 +118,19 @@ impl Iter {
         }
     }
 
+    /// A cursor for one end. Both ends judge expiry by one time.
+    fn new_cursor(&self) -> VisibleCursor {
+        let mut cursor = self.moment.cursor();
+        let other = self.front.as_ref().or(self.back.as_ref());
+        cursor.set_now_ms(other.and_then(VisibleCursor::now_ms));
+        cursor
+    }
+
     fn step_front(&mut self) -> Result<Option<(Vec<u8>, Value)>> {
         if let Some(cursor) = &mut self.front {
             cursor.next()?;
         } else {
-            let mut cursor = self.moment.cursor();
+            let mut cursor = self.new_cursor();
             match &self.lower {
                 Bound::Included(lower) => cursor.seek(lower)?,
                 Bound::Excluded(lower) => {
@@ -148,7 +157,7 @@ impl Iter {
         if let Some(cursor) = &mut self.back {
             cursor.prev()?;
         } else {
-            let mut cursor = self.moment.cursor();
+            let mut cursor = self.new_cursor();
             match &self.upper {
                 Bound::Included(upper) => cursor.seek_for_prev(upper)?,
                 Bound::Excluded(upper) => {
@@ -184,6 +193,12 @@ impl Iter {
         };
         // While not done, both cursors that exist are valid: each end compares its key with the other's.
         self.done = !matches!(result, Ok(Some(_)));
+        if let (Some(front), Some(back)) = (&mut self.front, &mut self.back) {
+            // One of them may have had to read the clock now.
+            let now_ms = front.now_ms().or(back.now_ms());
+            front.set_now_ms(now_ms);
+            back.set_now_ms(now_ms);
+        }
         result.transpose()
     }
 }
@@ -215,7 +230,8 @@ impl fmt::Debug for Iter {
 
 /// A cursor that can be moved to any key and lends what it stands on: the fastest way to read ranges.
 ///
-/// It sees one moment, whatever is written meanwhile. A new cursor stands nowhere. After an error it stands nowhere
+/// It sees one moment, whatever is written meanwhile, and judges expiry by one reading of the clock, as [`Iter`] does.
+/// A new cursor stands nowhere. After an error it stands nowhere
 /// and every move returns that error.
 ///
 /// ```

@@ -4,13 +4,15 @@ use std::fmt;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::batch::WriteBatch;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
 use crate::db::metrics::{KeyspaceMetrics, keyspace_metrics};
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::{background, manual, read, write};
+use crate::db::write::{Change, write_one};
+use crate::db::{background, manual, read};
 use crate::error::{Error, Result};
 use crate::key::ValueKind;
 use crate::options::{KeyspaceOptions, WriteOptions};
@@ -80,13 +82,19 @@ impl Keyspace {
         value: impl AsRef<[u8]>,
         options: &WriteOptions,
     ) -> Result<()> {
-        write::write_one(
-            self.inner(),
-            &self.core,
-            ValueKind::Put,
-            (key.as_ref(), value.as_ref()),
-            *options,
-        )
+        let change = Change::Put(value.as_ref());
+        write_one(self.inner(), &self.core, (key.as_ref(), change), *options)
+    }
+
+    /// Writes `value` under `key`, to expire after `ttl`. See [`Db::put_with_ttl`](crate::Db::put_with_ttl).
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let change = Change::PutLiving(value.as_ref(), ttl);
+        write_one(self.inner(), &self.core, (key.as_ref(), change), WriteOptions::default())
     }
 
     /// Deletes `key`; it need not exist. With the database's default durability.
@@ -96,7 +104,7 @@ impl Keyspace {
 
     /// Deletes `key`; it need not exist.
     pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<()> {
-        write::write_one(self.inner(), &self.core, ValueKind::Delete, (key.as_ref(), b""), *options)
+        write_one(self.inner(), &self.core, (key.as_ref(), Change::Delete), *options)
     }
 
     /// The value under `key`. No lock is taken and nothing is copied.
@@ -183,6 +191,20 @@ impl WriteBatch {
     ) -> &mut Self {
         self.note_origin(keyspace.inner().origin);
         self.add(keyspace.core.id, ValueKind::Put, key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Adds a put into `keyspace` that expires `ttl` after the batch was written. See
+    /// [`Db::put_with_ttl`](crate::Db::put_with_ttl).
+    pub fn put_in_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> &mut Self {
+        self.note_origin(keyspace.inner().origin);
+        self.add_expiring(keyspace.core.id, key.as_ref(), value.as_ref(), ttl);
         self
     }
 

@@ -35,7 +35,7 @@ pub(crate) fn open(
             };
             commit_edit(inner, &mut tree, edit)?;
             core.view.load().active.set_limit_bytes(options.memtable_bytes);
-            core.options.store(Arc::new(options));
+            core.set_options(options);
             *core.strategy.write() = Some(strategy);
             drop(tree);
             install::changed(inner, &core);

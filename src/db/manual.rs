@@ -63,7 +63,7 @@ pub(crate) fn compact_range(
 ) -> Result<()> {
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
-    if let Some(plan) = plan_range(&version, bounds) {
+    if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms()) {
         let job =
             CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
         let running = {
@@ -85,7 +85,11 @@ pub(crate) fn compact_range(
 }
 
 /// The plan of a manual compaction; `None` if the range is in shape already.
-fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Option<CompactionPlan> {
+fn plan_range(
+    version: &Version,
+    (lower, upper): &(KeyBound, KeyBound),
+    now_ms: u64,
+) -> Option<CompactionPlan> {
     let meets = |table: &Table| {
         let after = match lower {
             Bound::Included(low) => *table.meta().largest >= **low,
@@ -134,7 +138,7 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
     let in_shape = inputs.len() == 1
         && inputs[0].level == output_level
         && !tables.iter().any(|(_, _, table)| {
-            inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta())
+            inputs[0].tables.contains(&table.meta().number) && has_garbage(table.meta(), now_ms)
         });
     (!in_shape).then_some(CompactionPlan {
         action: CompactionAction::Merge,
@@ -145,7 +149,8 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
     })
 }
 
-/// Whether a rewrite at the bottom could drop something: tombstones, or versions whose numbers are not all zero.
-fn has_garbage(meta: &TableMeta) -> bool {
-    meta.tombstone_count > 0 || meta.sequence_max.0 > 0
+/// Whether a rewrite at the bottom could drop something: tombstones, what has expired, or versions whose numbers
+/// are not all zero.
+fn has_garbage(meta: &TableMeta, now_ms: u64) -> bool {
+    meta.tombstone_count > 0 || meta.sequence_max.0 > 0 || meta.expiry_min_ms <= now_ms
 }

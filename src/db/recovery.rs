@@ -445,6 +445,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
         clock: Arc::clone(&request.clock),
         strategies: request.strategies.clone(),
         read: Arc::new(ReadShared {
+            clock: Arc::clone(&request.clock),
             tables: Arc::new(tables),
             counters,
             commit: CommitQueue::new(start.next_sequence, wal),

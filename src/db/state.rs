@@ -140,6 +140,8 @@ pub(crate) struct KeyspaceCore {
     pub(crate) strategy: RwLock<Option<Arc<dyn CompactionStrategy>>>,
     pub(crate) view: ArcSwap<ReadView>,
     pub(crate) dropped: AtomicBool,
+    /// The option `default_ttl_s` in milliseconds, where a write finds it without touching the options.
+    default_ttl_ms: AtomicU64,
     pub(crate) throttle: Throttle,
     /// What the strategy said must still be moved, when it was last asked.
     pub(crate) debt_bytes: AtomicU64,
@@ -175,6 +177,7 @@ impl KeyspaceCore {
         Arc::new(KeyspaceCore {
             id,
             name: name.to_owned(),
+            default_ttl_ms: AtomicU64::new(options.default_ttl_ms()),
             options: ArcSwap::from_pointee(options),
             strategy: RwLock::new(strategy),
             view: ArcSwap::from_pointee(ReadView { active, immutables: Vec::new(), version }),
@@ -183,6 +186,18 @@ impl KeyspaceCore {
             debt_bytes: AtomicU64::new(0),
             levels: LevelCounters::default(),
         })
+    }
+
+    /// Replaces the options.
+    pub(crate) fn set_options(&self, options: KeyspaceOptions) {
+        self.default_ttl_ms.store(options.default_ttl_ms(), Ordering::Relaxed);
+        self.options.store(Arc::new(options));
+    }
+
+    /// How long a plain put lives, in milliseconds; 0: for ever.
+    #[inline]
+    pub(crate) fn default_ttl_ms(&self) -> u64 {
+        self.default_ttl_ms.load(Ordering::Relaxed)
     }
 
     /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;
@@ -234,6 +249,8 @@ pub(crate) struct Tree {
 /// What reads share with handles that outlive the database: iterators and their tables.
 #[derive(Debug)]
 pub(crate) struct ReadShared {
+    /// Asked only when a read meets an entry that can expire.
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tables: Arc<TableCache>,
     pub(crate) counters: Counters,
     pub(crate) commit: CommitQueue,

@@ -1,8 +1,11 @@
 //! From entries to what a user sees: the newest visible version of each key, in both directions.
 //!
 //! A [`VisibleCursor`] merges the memtables and runs of one [`ReadView`] and shows, for each user key, the newest
-//! version at or before its sequence number, unless that is a tombstone. The view pins everything it reads, so it
-//! needs no snapshot registered.
+//! version at or before its sequence number, unless that is a tombstone or has expired. The view pins everything it
+//! reads, so it needs no snapshot registered.
+//!
+//! # Time
+//! The clock is read once, when the cursor first meets an entry that can expire; all of them are judged by that time.
 //!
 //! # Positions
 //! Going forward, the merge stands on the entry shown. Going backward, versions of a key come oldest first, so the
@@ -15,6 +18,7 @@ use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
 use crate::db::state::{ReadShared, ReadView};
 use crate::error::{Error, Result};
+use crate::expiry::{EXPIRY_LEN, is_expired, split_expiring};
 use crate::fs::Access;
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::memtable::cursor::MemCursor;
@@ -90,8 +94,8 @@ impl Source {
 #[derive(Debug)]
 enum Position {
     Nowhere,
-    /// On the entry under the merge.
-    Forward,
+    /// On the entry under the merge, whose value begins after so many bytes.
+    Forward(usize),
     /// On `key`, with this value; the merge stands before every version of `key`.
     Backward(Value),
 }
@@ -103,6 +107,8 @@ pub(crate) struct VisibleCursor {
     merge: MergingCursor<Source>,
     bound: Trailer,
     position: Position,
+    /// By which expiry is judged, once it had to be.
+    now_ms: Option<u64>,
     /// Forward: scratch, the key to skip. Backward: the key shown.
     key: Vec<u8>,
     seeks: u64,
@@ -149,6 +155,7 @@ impl VisibleCursor {
             merge: MergingCursor::new(sources),
             bound: Trailer::visible_at(sequence),
             position: Position::Nowhere,
+            now_ms: None,
             key: Vec::new(),
             seeks: 0,
             steps: 0,
@@ -177,7 +184,8 @@ impl VisibleCursor {
     pub(crate) fn value(&self) -> &[u8] {
         match &self.position {
             Position::Backward(value) => value,
-            _ => self.merge.value(),
+            Position::Forward(start) => &self.merge.value()[*start..],
+            Position::Nowhere => self.merge.value(),
         }
     }
 
@@ -185,8 +193,19 @@ impl VisibleCursor {
     pub(crate) fn pin_value(&self) -> Value {
         match &self.position {
             Position::Backward(value) => value.clone(),
+            Position::Forward(EXPIRY_LEN) => self.merge.current().pin_value().without_expiry(),
             _ => self.merge.current().pin_value(),
         }
+    }
+
+    /// The time by which expiry is judged, once it had to be.
+    pub(crate) fn now_ms(&self) -> Option<u64> {
+        self.now_ms
+    }
+
+    /// Judges expiry by this time from now on.
+    pub(crate) fn set_now_ms(&mut self, now_ms: Option<u64>) {
+        self.now_ms = now_ms;
     }
 
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
@@ -247,7 +266,7 @@ impl VisibleCursor {
     pub(crate) fn prev(&mut self) -> Result<()> {
         assert!(self.valid() || self.failed.is_some(), "prev on a cursor that stands nowhere");
         self.run(false, |cursor| {
-            if matches!(cursor.position, Position::Forward) {
+            if matches!(cursor.position, Position::Forward(_)) {
                 cursor.key.clear();
                 cursor.key.extend_from_slice(cursor.merge.key());
                 while cursor.merge.valid() && cursor.merge.key() == cursor.key.as_slice() {
@@ -295,14 +314,28 @@ impl VisibleCursor {
         result
     }
 
+    /// Where in its stored value the user's value of the entry under the merge begins; `None` if it has none.
+    #[inline]
+    fn value_start(&mut self, trailer: Trailer) -> Result<Option<usize>> {
+        match trailer.kind()? {
+            ValueKind::Put => Ok(Some(0)),
+            ValueKind::PutExpiring => {
+                let (expires_at_ms, _) = split_expiring(self.merge.value())?;
+                let now_ms = *self.now_ms.get_or_insert_with(|| self.shared.clock.unix_ms());
+                Ok((!is_expired(expires_at_ms, now_ms)).then_some(EXPIRY_LEN))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// From where the merge stands, finds the first key to show; with `skip`, versions of `self.key` do not count.
     fn find_forward(&mut self, mut skip: bool) -> Result<()> {
         self.position = Position::Nowhere;
         while self.merge.valid() {
             let trailer = self.merge.trailer();
             if trailer <= self.bound && !(skip && self.merge.key() == self.key.as_slice()) {
-                if trailer.kind()? == ValueKind::Put {
-                    self.position = Position::Forward;
+                if let Some(start) = self.value_start(trailer)? {
+                    self.position = Position::Forward(start);
                     return Ok(());
                 }
                 self.key.clear();
@@ -325,13 +358,15 @@ impl VisibleCursor {
                 if candidate.is_some() && self.merge.key() != self.key.as_slice() {
                     break;
                 }
-                if trailer.kind()? == ValueKind::Put {
-                    self.key.clear();
-                    self.key.extend_from_slice(self.merge.key());
-                    candidate = Some(self.merge.current().pin_value());
-                } else {
-                    candidate = None;
-                }
+                candidate = match self.value_start(trailer)? {
+                    None => None,
+                    Some(start) => {
+                        self.key.clear();
+                        self.key.extend_from_slice(self.merge.key());
+                        let value = self.merge.current().pin_value();
+                        Some(if start == EXPIRY_LEN { value.without_expiry() } else { value })
+                    }
+                };
             }
             self.merge.prev()?;
         }

@@ -13,10 +13,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::clock::Clock;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::error::Error;
 use crate::key::{FileNumber, KeyspaceId};
 use crate::version::Version;
+
+/// The timer looks at the clock at least this often while something is due some day: the wall clock may be set.
+const DUE_RECHECK: Duration = Duration::from_secs(60);
 
 /// What the running compactions of a keyspace hold.
 #[derive(Debug, Default)]
@@ -38,6 +42,9 @@ pub(crate) struct WorkState {
     pub(crate) flushing: HashSet<KeyspaceId>,
     /// A tree changed since the strategies last had nothing to do.
     pub(crate) compaction_wanted: bool,
+    /// When they should be asked again though no tree changes, in Unix milliseconds: something expires, or grows too
+    /// old.
+    pub(crate) compaction_due_at_ms: Option<u64>,
     pub(crate) busy: HashMap<KeyspaceId, Busy>,
     /// The last flush failed with this; cleared when somebody asks for another try.
     pub(crate) flush_error: Option<Error>,
@@ -155,14 +162,24 @@ impl WorkQueue {
         self.async_dirty.store(false, Ordering::SeqCst);
     }
 
-    /// Waits, as the timer, until armed, or for `interval`, or to shut down. Returns false on shutdown.
-    pub(crate) fn wait_timer(&self, interval: Option<Duration>) -> bool {
+    /// The moment at which compaction is due by time alone may be another one now.
+    pub(crate) fn due_changed(&self) {
+        self.timer.notify_all();
+    }
+
+    /// Waits, as the timer, until armed, or for `interval`, or until compaction is due by time, or to shut down; wakes
+    /// the workers if compaction is due. Returns false on shutdown.
+    pub(crate) fn wait_timer(&self, interval: Option<Duration>, clock: &dyn Clock) -> bool {
         let mut state = self.state.lock();
+        let until_due = state.until_due(clock);
         if !state.shutdown && !self.async_dirty.load(Ordering::Relaxed) {
-            match interval {
+            match interval.into_iter().chain(until_due).min() {
                 Some(interval) => drop(self.timer.wait_for(&mut state, interval)),
                 None => self.timer.wait(&mut state),
             }
+        }
+        if state.want_what_is_due(clock) {
+            self.due.notify_all();
         }
         !state.shutdown
     }
@@ -197,6 +214,23 @@ impl Drop for Running<'_> {
 }
 
 impl WorkState {
+    /// How long to wait until compaction is due by time, at most [`DUE_RECHECK`].
+    fn until_due(&self, clock: &dyn Clock) -> Option<Duration> {
+        let due_at_ms = self.compaction_due_at_ms?;
+        let until_due = Duration::from_millis(due_at_ms.saturating_sub(clock.unix_ms()));
+        Some(until_due.min(DUE_RECHECK))
+    }
+
+    /// Has the strategies asked again if the time for it has come; whether it has.
+    pub(crate) fn want_what_is_due(&mut self, clock: &dyn Clock) -> bool {
+        let is_due = self.compaction_due_at_ms.is_some_and(|at_ms| at_ms <= clock.unix_ms());
+        if is_due {
+            self.compaction_due_at_ms = None;
+            self.compaction_wanted = true;
+        }
+        is_due
+    }
+
     /// Records a failed background job.
     pub(crate) fn note_error(&mut self, error: &Error, flush: bool) {
         self.first_error.get_or_insert_with(|| error.clone());

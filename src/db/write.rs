@@ -1,6 +1,7 @@
 //! **The write path**: from a batch to something readers see.
 //!
-//! 1. Outside any lock: lengths are checked, the payload's checksum is computed, the throttle is passed.
+//! 1. Outside any lock: lengths are checked, times to live are started, the payload's checksum is computed, the
+//!    throttle is passed.
 //! 2. Under the commit lock: full memtables are rotated, sequence numbers are taken, the payload is copied into the
 //!    log, and the write joins the commit queue.
 //! 3. Outside again: the operations are inserted into the memtables that were active at 2, concurrently.
@@ -11,6 +12,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
@@ -42,13 +44,13 @@ struct Targets {
 }
 
 impl Targets {
+    fn index(&self, id: KeyspaceId) -> usize {
+        let mut cores = self.cores.iter();
+        cores.position(|core| core.id == id).expect("every keyspace of the batch was resolved")
+    }
+
     fn memory(&self, id: KeyspaceId) -> &Memory {
-        let index = self
-            .cores
-            .iter()
-            .position(|core| core.id == id)
-            .expect("every keyspace of the batch was resolved");
-        &self.memories[index]
+        &self.memories[self.index(id)]
     }
 }
 
@@ -61,17 +63,32 @@ struct Entered {
     wants_segment: bool,
 }
 
+/// A change of one key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change<'a> {
+    Put(&'a [u8]),
+    /// Put, to live so long.
+    PutLiving(&'a [u8], Duration),
+    Delete,
+}
+
 /// Writes one operation into `core`.
 pub(crate) fn write_one(
     inner: &Inner,
     core: &Arc<KeyspaceCore>,
-    kind: ValueKind,
-    (key, value): (&[u8], &[u8]),
+    (key, change): (&[u8], Change<'_>),
     options: WriteOptions,
 ) -> Result<()> {
     SINGLE.with_borrow_mut(|batch| {
         batch.clear();
-        batch.add(core.id, kind, key, value);
+        match change {
+            Change::Put(value) => match core.default_ttl_ms() {
+                0 => batch.add(core.id, ValueKind::Put, key, value),
+                ttl_ms => batch.add_living(core.id, key, value, ttl_ms),
+            },
+            Change::PutLiving(value, ttl) => batch.add_expiring(core.id, key, value, ttl),
+            Change::Delete => batch.add(core.id, ValueKind::Delete, key, b""),
+        }
         let result = write(inner, batch, Some(core), options);
         if batch.bytes() > KEPT_BUFFER_BYTES_MAX {
             *batch = WriteBatch::new();
@@ -80,10 +97,10 @@ pub(crate) fn write_one(
     })
 }
 
-/// Writes `batch`. `only` is its keyspace, if the caller knows that it names no other.
+/// Writes `batch`. `only` is its keyspace, if it is a single operation.
 pub(crate) fn write(
     inner: &Inner,
-    batch: &WriteBatch,
+    batch: &mut WriteBatch,
     only: Option<&Arc<KeyspaceCore>>,
     options: WriteOptions,
 ) -> Result<()> {
@@ -101,9 +118,17 @@ pub(crate) fn write(
             Ok(())
         };
     }
+    let mut targets = resolve(inner, batch, only)?;
+    // A single put was given it already.
+    if only.is_none() && targets.cores.iter().any(|core| core.default_ttl_ms() > 0) {
+        batch.give_default_ttls(|id| targets.cores[targets.index(id)].default_ttl_ms());
+        batch.check(inner.origin)?;
+    }
+    if batch.has_ttls() {
+        batch.start_ttls(inner.clock.unix_ms());
+    }
     let payload_checksum =
         if durability == Durability::Disabled { 0 } else { checksum(batch.payload()) };
-    let mut targets = resolve(inner, batch, only)?;
     for core in &targets.cores {
         pass_throttle(inner, core, batch.bytes() as u64, options.stall)?;
     }

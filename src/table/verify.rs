@@ -13,6 +13,7 @@ use crc32fast::Hasher;
 use crate::block::bytes::BlockBytes;
 use crate::block::cursor::BlockCursor;
 use crate::error::{Error, Result};
+use crate::expiry::{ExpiryRange, user_value_len};
 use crate::filter::KeyProbe;
 use crate::key::{SequenceNumber, Trailer, compare_entries, escape, key_hash};
 use crate::options::Compression;
@@ -83,6 +84,7 @@ struct Found {
     smallest: Vec<u8>,
     sequence_min: SequenceNumber,
     sequence_max: SequenceNumber,
+    expiry: ExpiryRange,
 }
 
 impl Default for Found {
@@ -95,6 +97,7 @@ impl Default for Found {
             smallest: Vec::new(),
             sequence_min: SequenceNumber::MAX,
             sequence_max: SequenceNumber::ZERO,
+            expiry: ExpiryRange::default(),
         }
     }
 }
@@ -196,7 +199,10 @@ impl Pass<'_> {
         found.entry_count += 1;
         found.tombstone_count += u64::from(trailer.is_tombstone());
         found.key_bytes += key.len() as u64;
-        found.value_bytes += self.block.value().len() as u64;
+        let value = self.block.value();
+        let noted = found.expiry.add(trailer, value);
+        noted.map_err(|error| locate(error, &reader.path, handle.offset))?;
+        found.value_bytes += user_value_len(trailer, value.len()) as u64;
         found.sequence_min = found.sequence_min.min(trailer.sequence());
         found.sequence_max = found.sequence_max.max(trailer.sequence());
         let (last_key, last_trailer) = self.last.get_or_insert_with(|| (Vec::new(), trailer));
@@ -219,6 +225,8 @@ impl Pass<'_> {
             largest: largest.into(),
             sequence_min: self.found.sequence_min,
             sequence_max: self.found.sequence_max,
+            expiry_min_ms: self.found.expiry.min_ms(),
+            expiry_max_ms: self.found.expiry.max_ms(),
             ..self.reader.meta.clone()
         };
         if found != self.reader.meta {

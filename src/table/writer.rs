@@ -9,7 +9,7 @@
 //! * After an error the file is incomplete: the caller abandons the writer.
 //! * [`TableWriter::finish`] makes the bytes durable, not the name: the caller syncs the directory.
 //!
-//! This file does not know what value kinds mean, beyond counting tombstones.
+//! This file does not know what value kinds mean, beyond counting tombstones and noting expiry.
 
 use std::path::Path;
 
@@ -19,6 +19,7 @@ use crate::block::builder::{BlockBuilder, shared_len};
 use crate::checksum::checksum_at;
 use crate::compression::{compress, method_byte};
 use crate::error::Result;
+use crate::expiry::{ExpiryRange, user_value_len};
 use crate::file_name::FileKind;
 use crate::filter::FilterBuilder;
 use crate::fs::{AppendFile, FileSystem};
@@ -57,6 +58,7 @@ pub(crate) struct TableWriter {
     filter: FilterBuilder,
     /// Everything but the length and the checksum, kept as entries come.
     meta: TableMeta,
+    expiry: ExpiryRange,
     block_count: u64,
     /// Reused between blocks: an uncompressed payload, a separator, an encoded handle.
     payload: Vec<u8>,
@@ -89,6 +91,7 @@ impl TableWriter {
             index: BlockBuilder::new(),
             filter: FilterBuilder::new(options.filter, options.filter_bits),
             meta: empty_meta(options.number),
+            expiry: ExpiryRange::default(),
             block_count: 0,
             payload: Vec::new(),
             separator: Vec::new(),
@@ -99,6 +102,7 @@ impl TableWriter {
     /// Adds an entry, which must stand after the last one.
     pub(crate) fn add(&mut self, key: &[u8], trailer: Trailer, value: &[u8]) -> Result<()> {
         assert!(key.len() <= KEY_LEN_MAX && value.len() <= VALUE_LEN_MAX, "entry is too long");
+        self.expiry.add(trailer, value)?;
         let (shared, is_same_key) = self.check_order(key, trailer);
         let limit = self.options.block_bytes.saturating_sub(BLOCK_TRAILER_LEN);
         if !self.block.add(shared, (key, trailer, value), limit) {
@@ -144,7 +148,7 @@ impl TableWriter {
         meta.entry_count += 1;
         meta.tombstone_count += u64::from(trailer.is_tombstone());
         meta.key_bytes += key.len() as u64;
-        meta.value_bytes += value.len() as u64;
+        meta.value_bytes += user_value_len(trailer, value.len()) as u64;
         meta.sequence_min = meta.sequence_min.min(trailer.sequence());
         meta.sequence_max = meta.sequence_max.max(trailer.sequence());
     }
@@ -204,6 +208,8 @@ impl TableWriter {
     pub(crate) fn finish(mut self) -> Result<TableMeta> {
         assert!(self.meta.entry_count > 0, "a table is never empty");
         self.meta.largest = self.block.last_key().into();
+        self.meta.expiry_min_ms = self.expiry.min_ms();
+        self.meta.expiry_max_ms = self.expiry.max_ms();
         self.separator.clear();
         self.separator.extend_from_slice(self.block.last_key());
         self.finish_block()?;
@@ -241,7 +247,6 @@ fn empty_meta(number: FileNumber) -> TableMeta {
         sequence_max: SequenceNumber::ZERO,
         write_time_min_ms: 0,
         write_time_max_ms: 0,
-        // No value kind with an expiry is written yet.
         expiry_min_ms: u64::MAX,
         expiry_max_ms: u64::MAX,
         checksum: 0,

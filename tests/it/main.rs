@@ -10,6 +10,7 @@
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`fuzz_smoke`]: mutated directories and traces never panic.
+//! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
@@ -34,6 +35,7 @@ mod bad_input;
 mod concurrency;
 mod crash;
 mod damage;
+mod expiry;
 mod faults;
 mod fsync;
 mod fuzz_smoke;

@@ -61,6 +61,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("age_max_s", "fifo: seconds after which a table is dropped; 0 never"),
     ("merge_runs", "fifo: adjacent small runs that are merged into one, 2..=64; 0 never"),
     ("debt_bytes_soft", "compaction debt at which writers begin to be slowed, at least 1 MiB"),
+    ("default_ttl_s", "seconds after which what a plain put wrote expires; 0 never"),
 ];
 
 /// `options`.

@@ -66,6 +66,28 @@ fn what_is_too_old_is_dropped_with_all_that_is_under_it() {
 }
 
 #[test]
+fn it_wants_to_be_asked_when_the_next_table_grows_too_old() {
+    let mut sim = Sim::new(small_options(), STRATEGY);
+    sim.version = crate::version::text::version(
+        "
+        L0 run 9: 9[a..z]@19000-19500
+        L0 run 8: 8[a..m]@9000-9999 7[n..z]@9000-10000",
+    );
+    sim.now_ms = 20_000;
+    assert_eq!(sim.due_at_ms(), Some(20_001), "8 is too old already, 7 is next");
+    sim.now_ms = 20_001;
+    assert_eq!(sim.picked(), "Age Drop L0:8,7 -> L0 run 0");
+    assert_eq!(sim.due_at_ms(), Some(29_501));
+    sim.now_ms = 29_501;
+    assert_eq!(sim.due_at_ms(), None, "everything is too old");
+    sim.now_ms = 0;
+    sim.switch(Fifo { age_max_s: u64::MAX, ..STRATEGY });
+    assert_eq!(sim.due_at_ms(), Some(u64::MAX));
+    sim.switch(Fifo { age_max_s: 0, ..STRATEGY });
+    assert_eq!(sim.due_at_ms(), None);
+}
+
+#[test]
 fn deeper_levels_are_older() {
     let tree = "
         L0 run 9: 9[a..z]:500@19000-19500

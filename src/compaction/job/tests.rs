@@ -112,6 +112,7 @@ impl Tree {
                 options: &self.options,
                 version: &self.version,
                 snapshots,
+                now_ms: 0,
                 new_file_number: &|| self.new_number(),
                 poll,
             },
