@@ -354,7 +354,8 @@ fn run_timer(inner: &Inner) {
             Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000))
         });
         let until_drain = inner.read.recorder.as_ref().map(|_| DRAIN_INTERVAL);
-        if !inner.work.wait_timer(until_scrub.into_iter().chain(until_drain).min(), &*inner.clock) {
+        let until = until_scrub.into_iter().chain(until_drain).min();
+        if !inner.work.wait_timer(until, &*inner.clock) {
             return;
         }
         if let (Some(recorder), now_ns) = (&inner.read.recorder, inner.clock.monotonic_ns())
