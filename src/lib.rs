@@ -63,6 +63,7 @@ pub(crate) mod filter;
 pub(crate) mod block;
 pub(crate) mod wal;
 pub(crate) mod memtable;
+pub mod trace;
 pub mod table;
 pub(crate) mod value;
 pub mod version;

@@ -10,6 +10,7 @@
 
 mod compaction;
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -161,6 +162,9 @@ pub struct DbOptions {
     pub read_only: bool,
     /// Create the database if the directory is missing or empty. Default true.
     pub create_if_missing: bool,
+    /// The file that gets a trace of what is done ([`trace`](crate::trace)): hashes of keys, sizes and times, no keys
+    /// and no values. An earlier trace there is replaced. Default none.
+    pub record_workload: Option<PathBuf>,
 }
 
 impl Default for DbOptions {
@@ -180,6 +184,7 @@ impl Default for DbOptions {
             scrub_interval_s: 0,
             read_only: false,
             create_if_missing: true,
+            record_workload: None,
         }
     }
 }
@@ -290,6 +295,7 @@ impl DbOptions {
         "scrub_interval_s",
         "read_only",
         "create_if_missing",
+        "record_workload",
     ];
 
     /// Sets the option called `name` from text. `Ok(false)` if there is no such option.
@@ -313,6 +319,9 @@ impl DbOptions {
             "create_if_missing" => {
                 self.create_if_missing =
                     value.parse().map_err(|_| bad(name, value, "true or false"))?;
+            }
+            "record_workload" => {
+                self.record_workload = (!value.is_empty()).then(|| PathBuf::from(value));
             }
             _ => return Ok(false),
         }
@@ -489,11 +498,15 @@ mod tests {
             "9",
         ];
         let mut options = DbOptions::default();
-        for (name, sample) in DbOptions::NAMES.iter().zip(samples.iter().chain(&["true", "false"]))
+        for (name, sample) in
+            DbOptions::NAMES.iter().zip(samples.iter().chain(&["true", "false", "a.trace"]))
         {
             assert!(options.set(name, sample).unwrap(), "{name}");
         }
         assert!(options.read_only && !options.create_if_missing);
+        assert_eq!(options.record_workload.take(), Some(PathBuf::from("a.trace")));
+        assert!(options.set("record_workload", "").unwrap());
+        assert_eq!(options.record_workload, None, "no file: nothing is recorded");
         assert!(!options.set("nonsense", "1").unwrap());
         assert_eq!(options.set("verify", "often").unwrap_err().kind(), ErrorKind::InvalidArgument);
     }

@@ -23,6 +23,9 @@ use crate::key::SequenceNumber;
 use crate::spawn::Spawn;
 use crate::wal::writer::WalWriter;
 
+/// How long a recorded operation stays in memory at most, while it goes on.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What a thread works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -317,18 +320,28 @@ pub(crate) fn wait_idle(inner: &Inner) -> Result<()> {
     }
 }
 
-/// The life of the timer: syncs async writes in time, scrubs, and has compaction asked again when it said so.
+/// The life of the timer: syncs async writes in time, writes out what was recorded, scrubs, and has compaction asked
+/// again when it said so.
 fn run_timer(inner: &Inner) {
     let half_interval = Duration::from_millis(inner.options.async_interval_ms.div_ceil(2));
     let scrub = (inner.options.scrub_interval_s > 0)
         .then(|| Duration::from_secs(inner.options.scrub_interval_s));
     let mut next_scrub_ns = scrub.map(|every| inner.clock.monotonic_ns() + every.as_nanos() as u64);
+    let mut next_drain_ns = 0;
     loop {
         let until_scrub = next_scrub_ns.map(|at| {
             Duration::from_nanos(at.saturating_sub(inner.clock.monotonic_ns()).max(1_000_000))
         });
-        if !inner.work.wait_timer(until_scrub, &*inner.clock) {
+        let until_drain = inner.read.recorder.as_ref().map(|_| DRAIN_INTERVAL);
+        let until = until_scrub.into_iter().chain(until_drain).min();
+        if !inner.work.wait_timer(until, &*inner.clock) {
             return;
+        }
+        if let (Some(recorder), now_ns) = (&inner.read.recorder, inner.clock.monotonic_ns())
+            && now_ns >= next_drain_ns
+        {
+            recorder.drain();
+            next_drain_ns = now_ns + DRAIN_INTERVAL.as_nanos() as u64;
         }
         if inner.work.async_is_dirty() {
             // Half the interval to gather, the rest for the sync itself.

@@ -40,6 +40,9 @@ impl Handle {
         // Calls of the user's run jobs too.
         self.inner.work.wait_jobs_ended();
         let result = close::close(&self.inner);
+        if let Some(recorder) = &self.inner.read.recorder {
+            recorder.close();
+        }
         // From here on the files may be another opener's: nothing changes the tree any more.
         self.inner.tree.lock().manifest = None;
         *self.inner.lock.lock() = None;

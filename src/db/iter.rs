@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::db::state::{KeyspaceCore, ReadShared, ReadView};
 use crate::db::visible::VisibleCursor;
 use crate::error::{Error, Result};
-use crate::key::SequenceNumber;
+use crate::key::{KeyspaceId, SequenceNumber};
 use crate::value::Value;
 
 /// A bound of a key range, owned.
@@ -38,6 +38,7 @@ pub(crate) fn bounds_of_prefix(prefix: &[u8]) -> (KeyBound, KeyBound) {
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
     shared: Arc<ReadShared>,
+    keyspace: KeyspaceId,
     view: Arc<ReadView>,
     sequence: SequenceNumber,
 }
@@ -51,11 +52,11 @@ impl Moment {
     ) -> Self {
         let view = core.view.load_full();
         let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
-        Moment { shared: Arc::clone(shared), view, sequence }
+        Moment { shared: Arc::clone(shared), keyspace: core.id, view, sequence }
     }
 
     fn cursor(&self) -> VisibleCursor {
-        VisibleCursor::new(&self.shared, &self.view, self.sequence)
+        VisibleCursor::new(&self.shared, self.keyspace, &self.view, self.sequence)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::db::counters::StallCause;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::manifest::Manifest;
+use crate::trace::recorder::Recorder;
 use crate::version::Version;
 
 /// What a database did since it was opened, and what it holds. Bytes are bytes, counts are counts.
@@ -97,7 +98,7 @@ pub struct Metrics {
     pub sequence: u64,
     /// Tables that are open.
     pub open_tables: u64,
-    /// Background jobs that failed.
+    /// Background jobs that failed; the recording of the workload is one.
     pub background_errors: u64,
     /// The first error of a background job since open.
     pub first_background_error: Option<String>,
@@ -200,6 +201,8 @@ impl Metrics {
 /// Gathers the metrics.
 pub(crate) fn metrics(inner: &Inner) -> Metrics {
     let counters = inner.counters();
+    let recording_error = inner.read.recorder.as_ref().and_then(Recorder::error);
+    let first_error = inner.work.lock().first_error.clone().or_else(|| recording_error.clone());
     let mut metrics = Metrics {
         wal_syncs: inner.commit().sync_count.load(Ordering::Relaxed),
         flush_bytes: counters.flush_bytes.get(),
@@ -212,9 +215,9 @@ pub(crate) fn metrics(inner: &Inner) -> Metrics {
         manifest_bytes: counters.manifest_bytes.get(),
         manifest_edits: counters.manifest_edits.get(),
         sequence: inner.visible().0,
-        background_errors: counters.background_errors.get(),
+        background_errors: counters.background_errors.get() + u64::from(recording_error.is_some()),
         scrub_passes: counters.scrub_passes.get(),
-        first_background_error: inner.work.lock().first_error.as_ref().map(ToString::to_string),
+        first_background_error: first_error.map(|error| error.to_string()),
         ..Metrics::default()
     };
     add_writes(inner, &mut metrics);

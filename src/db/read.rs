@@ -23,7 +23,9 @@ pub(crate) fn get(
 ) -> Result<Option<Value>> {
     let view = core.view.load();
     let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
-    get_in_view(shared, &view, sequence, key, &mut None)
+    let answer = get_in_view(shared, &view, sequence, key, &mut None)?;
+    record(shared, core, key, answer.as_ref());
+    Ok(answer)
 }
 
 /// Reads several keys as of one moment: `snapshot`, or now.
@@ -36,7 +38,19 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
     let view = core.view.load_full();
     let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
     let mut now_ms = None;
-    keys.iter().map(|key| get_in_view(shared, &view, sequence, key.as_ref(), &mut now_ms)).collect()
+    let get = |key: &K| {
+        let answer = get_in_view(shared, &view, sequence, key.as_ref(), &mut now_ms)?;
+        record(shared, core, key.as_ref(), answer.as_ref());
+        Ok(answer)
+    };
+    keys.iter().map(get).collect()
+}
+
+#[inline]
+fn record(shared: &ReadShared, core: &KeyspaceCore, key: &[u8], answer: Option<&Value>) {
+    if let Some(recorder) = &shared.recorder {
+        recorder.record_get(core.id, key, answer.map(|value| &**value));
+    }
 }
 
 /// `now_ms` is the time of the read once somebody has asked for it.

@@ -51,6 +51,7 @@ use crate::options::{DbOptions, KeyspaceOptions, WalMode};
 use crate::spawn::Spawn;
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
+use crate::trace::recorder::Recorder;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
 use crate::wal::segment::RecordKind;
@@ -90,6 +91,7 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
     }
     check_tables(&request.dir, &state, &entries)?;
     let cores = make_cores(request, &state)?;
+    let recorder = start_recorder(request)?;
     let replayed = replay_log(request, &state, &cores)?;
     let start = log_start(&state, &replayed);
     let fresh_manifest = if request.options.read_only {
@@ -101,7 +103,8 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
     let first_segment = state.wal_first_segment;
     let wal = (!request.options.read_only)
         .then(|| make_wal(request, (start, first_segment), &replayed, &entries));
-    let inner = assemble(request, Parts { cores, state, fresh_manifest, wal, start, lock })?;
+    let inner =
+        assemble(request, Parts { cores, state, fresh_manifest, wal, start, lock, recorder })?;
     if !request.options.read_only {
         remove_orphans(&inner, &entries);
         for core in inner.keyspaces.load().by_id.values() {
@@ -256,6 +259,12 @@ fn make_cores(request: &OpenRequest, state: &ManifestState) -> Result<Cores> {
     state.keyspaces.iter().map(make).collect()
 }
 
+/// Begins the trace that the options ask for. Under the lock: another opener may be writing one to the same file.
+fn start_recorder(request: &OpenRequest) -> Result<Option<Recorder>> {
+    let Some(path) = &request.options.record_workload else { return Ok(None) };
+    Recorder::start(request.fs.as_ref(), Arc::clone(&request.clock), path).map(Some)
+}
+
 /// Step 4: replays what the tables do not hold into the memtables of `cores`.
 fn replay_log(request: &OpenRequest, state: &ManifestState, cores: &Cores) -> Result<Replay> {
     let options = ReplayOptions {
@@ -408,11 +417,12 @@ struct Parts {
     wal: Option<WalWriter>,
     start: WalStart,
     lock: Option<Box<dyn FileLock>>,
+    recorder: Option<Recorder>,
 }
 
 fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
     static NEXT_ORIGIN: AtomicU64 = AtomicU64::new(1);
-    let Parts { cores, state, fresh_manifest, wal, start, lock } = parts;
+    let Parts { cores, state, fresh_manifest, wal, start, lock, recorder } = parts;
     let options = request.options.clone();
     let cache = (options.cache_bytes > 0).then(|| Arc::new(BlockCache::new(options.cache_bytes)));
     let context = ReadContext { read_mode: options.read_mode, verify: options.verify, cache };
@@ -440,6 +450,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
             counters,
             commit: CommitQueue::new(start.next_sequence, wal),
             snapshots: SnapshotList::default(),
+            recorder,
         }),
         default_keyspace,
         keyspaces: ArcSwap::from_pointee(KeyspaceMap { by_id: cores.into_iter().collect() }),

@@ -44,6 +44,7 @@ use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
 use crate::options::{DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
+use crate::trace::recorder::Recorder;
 use crate::version::Version;
 
 /// The keyspace that every database has.
@@ -254,6 +255,8 @@ pub(crate) struct ReadShared {
     pub(crate) counters: Counters,
     pub(crate) commit: CommitQueue,
     pub(crate) snapshots: SnapshotList,
+    /// Where operations are recorded, if that was asked for.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// An open database.

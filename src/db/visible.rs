@@ -20,7 +20,7 @@ use crate::db::state::{ReadShared, ReadView};
 use crate::error::{Error, Result};
 use crate::expiry::{EXPIRY_LEN, is_expired, split_expiring};
 use crate::fs::Access;
-use crate::key::{SequenceNumber, Trailer, ValueKind};
+use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::memtable::cursor::MemCursor;
 use crate::table::reader::ReadStats;
 use crate::table_cache::run_cursor::RunCursor;
@@ -114,11 +114,28 @@ pub(crate) struct VisibleCursor {
     seeks: u64,
     steps: u64,
     failed: Option<Error>,
+    keyspace: KeyspaceId,
+    /// The scan that goes on, if operations are recorded.
+    scan: Option<Scan>,
+}
+
+/// A seek, as it will be recorded when its scan has ended.
+#[derive(Clone, Copy, Debug)]
+struct Scan {
+    /// Hash and length of the key.
+    sought: (u64, usize),
+    /// Steps before it.
+    steps: u64,
 }
 
 impl VisibleCursor {
     /// A cursor over `view` as of `sequence`, standing nowhere.
-    pub(crate) fn new(shared: &Arc<ReadShared>, view: &ReadView, sequence: SequenceNumber) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<ReadShared>,
+        keyspace: KeyspaceId,
+        view: &ReadView,
+        sequence: SequenceNumber,
+    ) -> Self {
         let memories = std::iter::once(&view.active).chain(&view.immutables);
         let memories = memories.filter(|memory| !memory.table.is_empty());
         let runs = view.version.levels.iter().flat_map(|level| &level.runs);
@@ -143,6 +160,8 @@ impl VisibleCursor {
             seeks: 0,
             steps: 0,
             failed: None,
+            keyspace,
+            scan: None,
         }
     }
 
@@ -190,6 +209,7 @@ impl VisibleCursor {
     }
 
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
+        self.begin_scan(b"");
         self.run(true, |cursor| {
             cursor.merge.seek_to_first()?;
             cursor.find_forward(false)
@@ -197,6 +217,7 @@ impl VisibleCursor {
     }
 
     pub(crate) fn seek_to_last(&mut self) -> Result<()> {
+        self.begin_scan(b"");
         self.run(true, |cursor| {
             cursor.merge.seek_to_last()?;
             cursor.find_backward()
@@ -205,6 +226,7 @@ impl VisibleCursor {
 
     /// Moves to the first key at or after `key`.
     pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.begin_scan(key);
         self.run(true, |cursor| {
             cursor.merge.seek(key, cursor.bound)?;
             cursor.find_forward(false)
@@ -213,6 +235,7 @@ impl VisibleCursor {
 
     /// Moves to the last key at or before `key`.
     pub(crate) fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        self.begin_scan(key);
         self.run(true, |cursor| {
             cursor.merge.seek_for_prev(key, Trailer::OLDEST)?;
             cursor.find_backward()
@@ -252,6 +275,24 @@ impl VisibleCursor {
             }
             cursor.find_backward()
         })
+    }
+
+    /// Notes for the recorder that a scan from `key` begins, and the one before has ended.
+    #[inline]
+    fn begin_scan(&mut self, key: &[u8]) {
+        if self.shared.recorder.is_some() {
+            self.end_scan();
+            self.scan = Some(Scan { sought: (key_hash(key), key.len()), steps: self.steps });
+        }
+    }
+
+    /// Records the scan that went on, if any.
+    fn end_scan(&mut self) {
+        if let (Some(recorder), Some(scan)) = (&self.shared.recorder, self.scan.take()) {
+            // Each step led from one entry to the next; the last one may have led off the end.
+            let entries = self.steps - scan.steps + u64::from(self.valid());
+            recorder.record_scan(self.keyspace, scan.sought, entries);
+        }
     }
 
     /// Runs a move; an error stays.
@@ -338,6 +379,7 @@ impl VisibleCursor {
 
 impl Drop for VisibleCursor {
     fn drop(&mut self) {
+        self.end_scan();
         let mut stats = ReadStats::default();
         self.merge.for_each_source(|source| {
             if let Source::Run(cursor) = source {

@@ -141,6 +141,9 @@ pub(crate) fn write(
         inner.work.announce();
     }
     inner.commit().finish(entered.ticket, &*inner.clock)?;
+    if let Some(recorder) = &inner.read.recorder {
+        recorder.record_batch(batch.payload());
+    }
     if entered.rotated && inner.runs_inline() {
         // This write is done whatever becomes of the flush; a failed flush is reported by the write that needs room.
         let _ = background::run_due(inner);

@@ -1,4 +1,5 @@
-//! A bounded run of what the fuzz targets do without end: mutated directories must never panic, hang or eat memory.
+//! A bounded run of what the fuzz targets do without end: mutated directories and traces must never panic, hang or eat
+//! memory.
 //!
 //! The real targets are in `fuzz/` and need a nightly toolchain or `RUSTC_BOOTSTRAP=1`. This run is seeded and short.
 //! `ESKER_TEST_SCALE=N` makes it N times longer. Whether answers are right under damage is the business of `damage`.
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use esker::fs::{FileSystem, SimFs};
+use esker::trace::TraceSummary;
 use esker::{Compression, Db, DbOptions, KeyspaceOptions};
 
 const DIR: &str = "/db";
@@ -118,4 +120,35 @@ fn fuzz_smoke_mutated_directories_never_panic() {
         }
         assert!(fs.list(Path::new(DIR)).is_ok());
     }
+}
+
+#[test]
+fn fuzz_smoke_mutated_traces_never_panic() {
+    let path = Path::new("/app.trace");
+    let fs = SimFs::new();
+    let options = DbOptions {
+        background_threads: 0,
+        record_workload: Some(path.to_path_buf()),
+        ..DbOptions::default()
+    };
+    let db = Db::builder().options(options).file_system(Arc::new(fs.clone())).open(DIR).unwrap();
+    for n in 0..6000u32 {
+        db.put(format!("key{:05}", n % 700), vec![0; n as usize % 90]).unwrap();
+        db.get(format!("key{:05}", n % 900)).unwrap();
+    }
+    db.close().unwrap();
+    let whole = fs.read_file(path).unwrap();
+    let mut outcomes = [0u32; 2];
+    for seed in 0..400 * scale() {
+        let mut random = Random(seed);
+        let mut bytes = whole.clone();
+        mutate(&mut bytes, &mut random);
+        fs.write_file(path, &bytes).unwrap();
+        let summary = TraceSummary::read(&fs, path, None);
+        outcomes[usize::from(summary.is_ok())] += 1;
+        if let Ok(summary) = summary {
+            assert!(summary.operations <= 12_000, "seed {seed}: operations out of nowhere");
+        }
+    }
+    assert!(outcomes.iter().all(|&count| count > 0), "errors and answers: {outcomes:?}");
 }

@@ -9,11 +9,12 @@
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
-//! * [`fuzz_smoke`]: mutated directories never panic.
+//! * [`fuzz_smoke`]: mutated directories and traces never panic.
 //! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
+//! * [`record`]: the workload trace says what was done, and recording never fails an operation.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -39,5 +40,6 @@ mod faults;
 mod fsync;
 mod fuzz_smoke;
 mod model;
+mod record;
 mod support;
 mod tidy;
