@@ -1,5 +1,5 @@
 use super::*;
-use crate::options::{Compaction, Leveled, SizeTiered};
+use crate::options::Compaction;
 
 fn simulator(options: KeyspaceOptions, workload: &Workload) -> Simulator {
     Simulator::new(options, workload, Machine::default()).unwrap()

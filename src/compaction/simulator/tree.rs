@@ -19,6 +19,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::planned::{PlannedInput, find_inputs};
 use crate::compaction::simulator::content::{
     Classes, Segment, Share, entries, part, simplify, union,
@@ -105,11 +106,18 @@ impl MetaTree {
         }
     }
 
-    /// What `strategy` wants done, checked.
+    /// What is to be done, checked: what has expired goes first, as in the engine.
     pub(crate) fn pick(&self, strategy: &dyn CompactionStrategy) -> Result<Option<CompactionPlan>> {
         let tree = self.view();
-        let plan = strategy.pick(&tree);
+        let plan = pick_expired(&tree).or_else(|| strategy.pick(&tree));
         plan.map(|plan| tree.check_plan(&plan).map(|()| plan)).transpose()
+    }
+
+    /// When time alone will give something to do, if ever.
+    pub(crate) fn due_at_ms(&self, strategy: &dyn CompactionStrategy) -> Option<u64> {
+        let tree = self.view();
+        let moments = [expired::due_at_ms(&tree), strategy.due_at_ms(&tree)];
+        moments.into_iter().flatten().filter(|at_ms| *at_ms > self.now_ms).min()
     }
 
     /// Adds a run of `segments` to `level`, newer than all that is there, cut as a merge would.
