@@ -19,6 +19,7 @@ mod range;
 mod shell;
 mod signals;
 mod text;
+mod units;
 mod verbs;
 
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ fn run(cli: &Cli, out: &mut Out) -> Result<(), Failure> {
         Command::Completions { shell } => verbs::about::completions(*shell, out),
         Command::Man => verbs::about::man(out),
         Command::Bench(args) => bench::run(global, args, out),
+        Command::Simulate(args) => verbs::simulate::simulate(global, args, out),
+        Command::Advise(args) => verbs::advise::advise(global, args, out),
         Command::Shell(args) => shell::run(global, args, out),
         Command::Demo(args) => demo::run(global, args, out),
     }

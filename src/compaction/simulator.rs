@@ -32,6 +32,8 @@
 
 pub(crate) mod content;
 pub(crate) mod cost;
+mod cut;
+mod recorded;
 mod report;
 mod run;
 mod start;
@@ -117,12 +119,8 @@ impl Simulator {
             return Err(Error::invalid("a bandwidth of 0 moves nothing")
                 .advise("give the bytes that the device moves in a second"));
         }
-        let costs = Costs::measure(
-            &options,
-            workload.key_bytes,
-            workload.value_bytes,
-            workload.ttl_s > 0,
-        )?;
+        let costs =
+            Costs::measure(&options, workload.key_bytes, workload.value_bytes, workload.ttl_s > 0)?;
         let source = Source::new(workload);
         let tree = MetaTree::new(options, costs, Arc::clone(&source.classes));
         let mut clockwork = Clockwork::new(tree, strategy, source, machine);

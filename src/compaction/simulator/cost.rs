@@ -117,13 +117,12 @@ struct Sample {
 impl Sample {
     fn new(key_bytes: u64, value_bytes: Option<u64>) -> Self {
         let entry_bytes = key_bytes + value_bytes.unwrap_or(0);
-        let wanted = (SAMPLE_BYTES_MAX / entry_bytes.max(1))
-            .clamp(SAMPLE_ENTRIES_MIN, SAMPLE_ENTRIES_MAX);
+        let wanted =
+            (SAMPLE_BYTES_MAX / entry_bytes.max(1)).clamp(SAMPLE_ENTRIES_MIN, SAMPLE_ENTRIES_MAX);
         // Short keys give few different entries.
         let distinct = (1u64 << (key_bytes.min(7) * 8)) / STRIDE;
         let value = value_bytes.map(|len| {
-            let half: Vec<u8> =
-                (0..len.div_ceil(2)).map(|at| (mix(at) >> 32) as u8).collect();
+            let half: Vec<u8> = (0..len.div_ceil(2)).map(|at| (mix(at) >> 32) as u8).collect();
             half.iter().chain(&half).copied().take(len as usize).collect()
         });
         Sample { key_bytes: key_bytes as usize, value, entry_count: wanted.min(distinct.max(2)) }

@@ -128,11 +128,7 @@ impl Report {
 
     /// Bytes that compactions wrote in a second.
     pub fn compaction_bytes_per_s(&self) -> f64 {
-        if self.seconds > 0.0 {
-            self.compaction_bytes_written as f64 / self.seconds
-        } else {
-            0.0
-        }
+        if self.seconds > 0.0 { self.compaction_bytes_written as f64 / self.seconds } else { 0.0 }
     }
 
     /// The share of the time by which writers were held up.

@@ -20,12 +20,13 @@ use crate::error::{Error, Result};
 
 /// A strategy that answers so many times without an end, while nothing is written, never falls
 /// silent.
-const PICKS_MAX: usize = 1_000_000;
+const PICKS_MAX: usize = 100_000;
 
 /// What is left of a job below this is rounding.
 const BYTES_EPSILON: f64 = 1e-3;
-/// The same for writes.
+/// The same for writes, and as a share of many.
 const WRITES_EPSILON: f64 = 1e-6;
+const WRITES_EPSILON_SHARE: f64 = 1e-12;
 
 /// How long to go on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -155,7 +156,9 @@ impl Clockwork {
     fn is_reached(&self, until: Until) -> bool {
         match until {
             Until::Time(seconds) => self.seconds >= seconds,
-            Until::Writes(writes) => self.totals.writes >= writes - WRITES_EPSILON,
+            Until::Writes(writes) => {
+                self.totals.writes >= writes - WRITES_EPSILON - writes * WRITES_EPSILON_SHARE
+            }
             Until::Idle => self.jobs.is_empty() && self.frozen.is_empty(),
         }
     }
