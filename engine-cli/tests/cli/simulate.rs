@@ -9,7 +9,8 @@ fn run(arguments: &str) -> Answer {
 #[test]
 fn strategies_are_compared_without_a_database() {
     let place = Place::new();
-    let text = place.run("simulate --data 20GB --hours 0.2").ok().text();
+    let answer = place.run("simulate --data 20GB --hours 0.2").ok();
+    let text = answer.text();
     for word in ["leveled", "size_tiered", "lazy_leveled", "wal", "compacted", "into level 6"] {
         assert!(text.contains(word), "no {word} in {text}");
     }
@@ -33,10 +34,10 @@ fn sorted_writes_cost_the_log_and_the_flush() {
 
 #[test]
 fn options_go_to_the_strategies_that_have_them() {
-    let text =
+    let answer =
         run("simulate --data 5GB --hours 0.1 --option fanout=4 --option memtable_bytes=1048576")
-            .ok()
-            .text();
+            .ok();
+    let text = answer.text();
     assert!(text.contains("fanout=4") && text.contains("merge_width=10"), "{text}");
     let json = run(
         "simulate --data 580MB --empty --writes 300000 --settle --strategy size_tiered --format json",
@@ -48,7 +49,8 @@ fn options_go_to_the_strategies_that_have_them() {
 
 #[test]
 fn a_strategy_is_recommended_with_reasons_and_options() {
-    let text = run("advise --data 20GB --hours 0.1 --prefer write").ok().text();
+    let answer = run("advise --data 20GB --hours 0.1 --prefer write").ok();
+    let text = answer.text();
     assert!(text.contains("recommended: --option compaction="), "{text}");
     assert!(text.contains("* writes ") && text.contains("* a point read"), "{text}");
     let json =
