@@ -105,3 +105,7 @@ struct OperationsDoctests;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/writing-a-strategy.md")]
 struct StrategyDoctests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/simulator.md")]
+struct SimulatorDoctests;

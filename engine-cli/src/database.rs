@@ -158,6 +158,11 @@ impl Overrides {
         self.pairs.iter().any(|(set, _)| set == name)
     }
 
+    /// The options as pairs, the strategy first.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
     /// `options` with those of the command line over them.
     pub fn database(&self, mut options: DbOptions) -> Result<DbOptions, Failure> {
         for (name, value) in &self.pairs {

@@ -20,6 +20,7 @@ mod range;
 mod shell;
 mod signals;
 mod text;
+mod units;
 mod verbs;
 
 use std::process::ExitCode;
@@ -72,6 +73,8 @@ fn run(cli: &Cli, out: &mut Out) -> Result<(), Failure> {
         Command::Man => verbs::about::man(out),
         Command::Bench(args) => bench::run(global, args, out),
         Command::Report(args) => amplification::report(args, out),
+        Command::Simulate(args) => verbs::simulate::simulate(global, args, out),
+        Command::Advise(args) => verbs::advise::advise(global, args, out),
         Command::Shell(args) => shell::run(global, args, out),
         Command::Demo(args) => demo::run(global, args, out),
     }

@@ -1,7 +1,9 @@
 //! The verbs that do one thing and end, one file a family.
 
 pub mod about;
+pub mod advise;
 pub mod entries;
 pub mod reports;
+pub mod simulate;
 pub mod transfer;
 pub mod upkeep;

@@ -32,6 +32,8 @@
 
 pub(crate) mod content;
 pub(crate) mod cost;
+mod cut;
+mod recorded;
 mod report;
 mod run;
 mod start;

@@ -1,19 +1,20 @@
 //! What the tests of all strategies share: trees of metadata that grow and are compacted.
 //!
-//! [`Sim`] keeps tables as key ranges with an expected number of entries, spread evenly: merging
-//! two that overlap gives the expected union. So gigabytes of writes are compacted in milliseconds.
-//! Every plan is checked ([`TreeView::check_plan`]), and every tree.
+//! [`Sim`] drives the simulator's tree of metadata ([`MetaTree`]) by hand, without time and threads:
+//! gigabytes of writes are compacted in milliseconds. Every plan is checked
+//! ([`TreeView::check_plan`]), and every tree.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::compaction::expired::pick_expired;
-use crate::compaction::{BusyOutput, CompactionAction, PlanInput};
+use crate::compaction::simulator::content;
+use crate::compaction::simulator::cost::Costs;
+use crate::compaction::simulator::tree::{Merged, MetaTree, Origin};
+use crate::compaction::{CompactionAction, PlanInput};
 use crate::options::{Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
-use crate::table::{Table, TableMeta};
 use crate::version::{LEVEL_COUNT, Level};
 
 pub(super) const ENTRY_BYTES: u64 = 116;
@@ -27,32 +28,30 @@ pub(super) struct Segment {
     pub(super) dead: f64,
 }
 
-/// What the entries of a table have in common: sequence numbers, write times and expiry, least and
-/// greatest.
-#[derive(Clone, Copy, Debug)]
-struct Origin {
-    sequences: (u64, u64),
-    times_ms: (u64, u64),
-    expiry_ms: (u64, u64),
-}
-
 pub(super) struct Sim {
     strategy: Box<dyn CompactionStrategy>,
-    pub(super) options: KeyspaceOptions,
-    pub(super) version: Version,
-    pub(super) busy: HashSet<FileNumber>,
-    pub(super) busy_outputs: Vec<BusyOutput>,
-    pub(super) oldest_snapshot: SequenceNumber,
-    pub(super) now_ms: u64,
+    tree: MetaTree,
     /// How long what is flushed lives.
     pub(super) ttl_ms: u64,
-    sequence: u64,
-    next_number: u64,
     pub(super) flushed_bytes: u64,
     pub(super) merged_bytes: u64,
     pub(super) runs_max: usize,
     /// Of all tables, after any change.
     pub(super) bytes_max: u64,
+}
+
+impl Deref for Sim {
+    type Target = MetaTree;
+
+    fn deref(&self) -> &MetaTree {
+        &self.tree
+    }
+}
+
+impl DerefMut for Sim {
+    fn deref_mut(&mut self) -> &mut MetaTree {
+        &mut self.tree
+    }
 }
 
 impl Sim {
@@ -64,17 +63,11 @@ impl Sim {
     }
 
     fn with(options: KeyspaceOptions, strategy: Box<dyn CompactionStrategy>) -> Self {
+        let costs = Costs::flat((ENTRY_BYTES, 16), (ENTRY_BYTES, 20));
         Sim {
             strategy,
-            options,
-            version: Version::empty(),
-            busy: HashSet::new(),
-            busy_outputs: Vec::new(),
-            oldest_snapshot: SequenceNumber::MAX,
-            now_ms: 0,
+            tree: MetaTree::new(options, costs, [1.0].into()),
             ttl_ms: u64::MAX,
-            sequence: 0,
-            next_number: 1,
             flushed_bytes: 0,
             merged_bytes: 0,
             runs_max: 0,
@@ -103,63 +96,20 @@ impl Sim {
         sim
     }
 
-    fn view(&self) -> TreeView<'_> {
-        TreeView {
-            version: &self.version,
-            options: &self.options,
-            busy: &self.busy,
-            busy_outputs: &self.busy_outputs,
-            oldest_snapshot: self.oldest_snapshot,
-            now_ms: self.now_ms,
-        }
-    }
-
-    fn table(&mut self, segments: &[Segment], origin: Origin) -> Option<Arc<Table>> {
-        let sum = |share: fn(&Segment) -> f64| -> f64 {
-            segments.iter().map(|s| (s.high - s.low) as f64 * share(s)).sum()
-        };
-        let (live, dead) = (sum(|s| s.live).round() as u64, sum(|s| s.dead).round() as u64);
-        if live + dead == 0 {
-            return None;
-        }
-        let number = FileNumber(self.next_number);
-        self.next_number += 1;
-        Some(Arc::new(Table::new(TableMeta {
-            number,
-            file_bytes: live * ENTRY_BYTES + dead * 20,
-            entry_count: live + dead,
-            tombstone_count: dead,
-            key_bytes: (live + dead) * 16,
-            value_bytes: live * 100,
-            smallest: segments[0].low.to_be_bytes().into(),
-            largest: (segments[segments.len() - 1].high - 1).to_be_bytes().into(),
-            sequence_min: SequenceNumber(origin.sequences.0),
-            sequence_max: SequenceNumber(origin.sequences.1),
-            write_time_min_ms: origin.times_ms.0,
-            write_time_max_ms: origin.times_ms.1,
-            expiry_min_ms: origin.expiry_ms.0,
-            expiry_max_ms: origin.expiry_ms.1,
-            checksum: 0,
-        })))
-    }
-
     /// Adds a flushed table; that takes a second.
     pub(super) fn flush(&mut self, segment: Segment) {
         self.sequence += 1;
         let written_ms = (self.now_ms, self.now_ms + 1000);
         self.now_ms += 1000;
-        let run = RunId(self.next_number);
+        let expiry = |ms: u64| ms.saturating_add(self.ttl_ms);
         let origin = Origin {
             sequences: (self.sequence, self.sequence),
             times_ms: written_ms,
-            expiry_ms: (
-                written_ms.0.saturating_add(self.ttl_ms),
-                written_ms.1.saturating_add(self.ttl_ms),
-            ),
+            expiry_ms: (expiry(written_ms.0), expiry(written_ms.1)),
         };
-        let Some(table) = self.table(&[segment], origin) else { return };
-        self.flushed_bytes += table.meta().file_bytes;
-        self.version = self.version.apply(&[], &[(0, run, table)]).unwrap();
+        let Segment { low, high, live, dead } = segment;
+        let content = vec![content::Segment::of_one_class(low, high, live, dead)];
+        self.flushed_bytes += self.tree.add_flush(content, origin);
         self.runs_max = self.runs_max.max(self.version.run_count());
         self.bytes_max = self.bytes_max.max(self.version.bytes());
     }
@@ -170,75 +120,14 @@ impl Sim {
         self.flush(Segment { low: 0, high: keys, live: share, dead: 0.0 });
     }
 
-    fn tables_of(&self, plan: &CompactionPlan) -> Vec<(usize, Vec<Arc<Table>>)> {
-        let find = |number: &FileNumber| Arc::clone(self.version.find_table(*number).unwrap().2);
-        let input = |input: &PlanInput| (input.level, input.tables.iter().map(find).collect());
-        plan.inputs.iter().map(input).collect()
-    }
-
-    /// The plan's outputs.
-    fn run(&mut self, plan: &CompactionPlan) -> Vec<Arc<Table>> {
-        let inputs = self.tables_of(plan);
-        let all: Vec<Arc<Table>> = inputs.iter().flat_map(|(_, tables)| tables.clone()).collect();
-        if plan.action == CompactionAction::Move {
-            return all;
-        }
-        if plan.action == CompactionAction::Drop {
-            return Vec::new();
-        }
-        let least = |of: fn(&TableMeta) -> u64| all.iter().map(|t| of(t.meta())).min().unwrap();
-        let most = |of: fn(&TableMeta) -> u64| all.iter().map(|t| of(t.meta())).max().unwrap();
-        let origin = Origin {
-            sequences: (least(|meta| meta.sequence_min.0), most(|meta| meta.sequence_max.0)),
-            times_ms: (least(|meta| meta.write_time_min_ms), most(|meta| meta.write_time_max_ms)),
-            expiry_ms: (least(|meta| meta.expiry_min_ms), most(|meta| meta.expiry_max_ms)),
-        };
-        let mut segments = union(&inputs);
-        if self.is_bottom(plan, &all) && origin.sequences.1 <= self.oldest_snapshot.0 {
-            for segment in &mut segments {
-                segment.dead = 0.0;
-            }
-            segments.retain(|segment| segment.live > 0.0);
-        }
-        let mut outputs = Vec::new();
-        for part in cut(&segments, self.options.table_bytes) {
-            outputs.extend(self.table(&part, origin));
-        }
-        self.merged_bytes += outputs.iter().map(|table| table.meta().file_bytes).sum::<u64>();
-        outputs
-    }
-
-    /// Whether no run that stays is older than an input and meets one.
-    fn is_bottom(&self, plan: &CompactionPlan, inputs: &[Arc<Table>]) -> bool {
-        let is_input = |level: usize, run: RunId| {
-            plan.inputs.iter().any(|input| input.level == level && input.run == run)
-        };
-        let mut runs = self
-            .version
-            .levels
-            .iter()
-            .enumerate()
-            .flat_map(|(level, of_level)| of_level.runs.iter().map(move |run| (level, run)));
-        runs.by_ref().find(|(level, run)| is_input(*level, run.id));
-        runs.filter(|(level, run)| !is_input(*level, run.id)).all(|(_, run)| {
-            inputs.iter().all(|table| {
-                run.overlapping(&table.meta().smallest, &table.meta().largest).is_empty()
-            })
-        })
-    }
-
-    fn install(&mut self, plan: &CompactionPlan, outputs: Vec<Arc<Table>>) {
+    fn install(&mut self, merged: &Merged) {
         let before = self.version.bytes();
-        let out: u64 = outputs.iter().map(|table| table.meta().file_bytes).sum();
-        let removed: Vec<FileNumber> =
-            plan.inputs.iter().flat_map(|input| input.tables.clone()).collect();
-        let added: Vec<_> =
-            outputs.into_iter().map(|table| (plan.output_level, plan.output_run, table)).collect();
-        self.version = self.version.apply(&removed, &added).unwrap();
+        self.tree.finish(merged).unwrap();
         self.version.check_invariants().unwrap();
+        self.merged_bytes += merged.written_bytes;
         // While the compaction ran, its inputs were there beside its outputs.
-        if plan.action == CompactionAction::Merge {
-            self.bytes_max = self.bytes_max.max(before + out);
+        if merged.plan.action == CompactionAction::Merge {
+            self.bytes_max = self.bytes_max.max(before + merged.written_bytes);
         }
     }
 
@@ -248,29 +137,6 @@ impl Sim {
         Some(plan)
     }
 
-    /// Marks what a started plan reads and writes.
-    fn occupy(&mut self, plan: &CompactionPlan) {
-        let tables = self.tables_of(plan);
-        let all = || tables.iter().flat_map(|(_, tables)| tables);
-        let low = all().map(|table| table.meta().smallest.clone()).min().unwrap();
-        let high = all().map(|table| table.meta().largest.clone()).max().unwrap();
-        self.busy.extend(plan.inputs.iter().flat_map(|input| input.tables.clone()));
-        self.busy_outputs.push(BusyOutput {
-            level: plan.output_level,
-            smallest: low,
-            largest: high,
-        });
-    }
-
-    /// Leaves only the marks of the plans that still run.
-    fn release(&mut self, running: &[(CompactionPlan, Vec<Arc<Table>>)]) {
-        self.busy.clear();
-        self.busy_outputs.clear();
-        for (plan, _) in running {
-            self.occupy(plan);
-        }
-    }
-
     /// From now on compacted otherwise.
     pub(super) fn switch(&mut self, strategy: impl CompactionStrategy + 'static) {
         self.strategy = Box::new(strategy);
@@ -278,8 +144,8 @@ impl Sim {
 
     /// Does what `plan` says.
     pub(super) fn apply(&mut self, plan: &CompactionPlan) {
-        let outputs = self.run(plan);
-        self.install(plan, outputs);
+        let merged = self.tree.merge(plan.clone()).unwrap();
+        self.install(&merged);
     }
 
     pub(super) fn due_at_ms(&self) -> Option<u64> {
@@ -341,7 +207,7 @@ impl Sim {
 
     /// What `steps` do, with any number of compactions at once, until all of them are done.
     pub(super) fn live(&mut self, steps: Vec<Step>) {
-        let mut running: Vec<(CompactionPlan, Vec<Arc<Table>>)> = Vec::new();
+        let mut running: Vec<Merged> = Vec::new();
         for step in steps {
             match step {
                 Step::Flush { low, width, live, dead } => {
@@ -354,22 +220,18 @@ impl Sim {
                 }
                 Step::Start => {
                     let Some(plan) = self.pick() else { continue };
-                    let outputs = self.run(&plan);
-                    self.occupy(&plan);
-                    running.push((plan, outputs));
+                    running.push(self.tree.start(plan).unwrap());
                 }
                 Step::Finish(at) if at < running.len() => {
-                    let (plan, outputs) = running.swap_remove(at);
-                    self.install(&plan, outputs);
-                    self.release(&running);
+                    let merged = running.swap_remove(at);
+                    self.install(&merged);
                 }
                 Step::Finish(_) => {}
             }
         }
-        while let Some((plan, outputs)) = running.pop() {
-            self.install(&plan, outputs);
+        while let Some(merged) = running.pop() {
+            self.install(&merged);
         }
-        self.release(&running);
     }
 
     /// No snapshot is in use any more.
@@ -416,66 +278,6 @@ pub(super) fn shape(version: &Version) -> String {
         .map(level)
         .collect::<Vec<_>>()
         .join("; ")
-}
-
-/// The union of the inputs, newest first.
-fn union(inputs: &[(usize, Vec<Arc<Table>>)]) -> Vec<Segment> {
-    let segments: Vec<Vec<Segment>> =
-        inputs.iter().map(|(_, tables)| tables.iter().map(|t| segment(t)).collect()).collect();
-    let mut cuts: Vec<u64> = segments.iter().flatten().flat_map(|s| [s.low, s.high]).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let mut positions = vec![0; segments.len()];
-    let mut out = Vec::new();
-    for pair in cuts.windows(2) {
-        let (mut live, mut dead) = (0.0, 0.0);
-        for (run, position) in segments.iter().zip(&mut positions) {
-            while run.get(*position).is_some_and(|s| s.high <= pair[0]) {
-                *position += 1;
-            }
-            if let Some(s) = run.get(*position).filter(|s| s.low <= pair[0]) {
-                let uncovered = 1.0 - live - dead;
-                live += uncovered * s.live;
-                dead += uncovered * s.dead;
-            }
-        }
-        if live + dead > 0.0 {
-            out.push(Segment { low: pair[0], high: pair[1], live, dead });
-        }
-    }
-    out
-}
-
-fn segment(table: &Table) -> Segment {
-    let meta = table.meta();
-    let key = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
-    let (low, high) = (key(&meta.smallest), key(&meta.largest) + 1);
-    let width = (high - low) as f64;
-    let dead = meta.tombstone_count as f64 / width;
-    Segment { low, high, live: (meta.entry_count - meta.tombstone_count) as f64 / width, dead }
-}
-
-/// Cuts segments into tables of at most about `bytes`.
-fn cut(segments: &[Segment], bytes: u64) -> Vec<Vec<Segment>> {
-    let weight = |s: &Segment| s.live * ENTRY_BYTES as f64 + s.dead * 20.0;
-    let mut out = vec![Vec::new()];
-    let mut room = bytes as f64;
-    for segment in segments {
-        let mut rest = *segment;
-        while rest.low < rest.high {
-            let fits = ((room / weight(&rest)).floor() as u64).max(1).min(rest.high - rest.low);
-            let part = Segment { high: rest.low + fits, ..rest };
-            room -= fits as f64 * weight(&part);
-            out.last_mut().unwrap().push(part);
-            rest.low += fits;
-            if room < weight(segment) {
-                out.push(Vec::new());
-                room = bytes as f64;
-            }
-        }
-    }
-    out.retain(|part| !part.is_empty());
-    out
 }
 
 /// What may happen to a tree.

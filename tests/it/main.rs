@@ -17,6 +17,7 @@
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
+//! * [`simulator`]: what the simulator predicts is what the engine writes.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -45,5 +46,6 @@ mod fsync;
 mod fuzz_smoke;
 mod model;
 mod record;
+mod simulator;
 mod support;
 mod tidy;

@@ -10,6 +10,7 @@ mod entries;
 mod failures;
 mod reports;
 mod shell;
+mod simulate;
 mod support;
 mod transfer;
 mod work;

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::batch::WriteBatch;
 use crate::coding::varint_len;
 use crate::error::Result;
+use crate::expiry::EXPIRY_LEN;
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
 use crate::fs::sim_fs::SimFs;
@@ -25,12 +26,12 @@ const SAMPLE_ENTRIES_MAX: u64 = 16_384;
 const SAMPLE_BYTES_MAX: u64 = 4 << 20;
 const SAMPLE_ENTRIES_MIN: u64 = 64;
 
+/// Of the keys of the last level, an upper level has one in so many.
+const STRIDE: u64 = 13;
+
 /// Tag, check and guard of a log record; lengths and counts; a sequence number and an offset of
 /// middle size.
 const WAL_RECORD_BYTES: u64 = 7 + 1 + 4 + 1;
-
-/// A varint of the expiry time stands before the value of an entry that expires.
-const EXPIRY_BYTES: u64 = 8;
 
 /// The price of a value and of a tombstone in one place, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -53,12 +54,18 @@ pub(crate) struct Costs {
 }
 
 impl Costs {
-    /// The same price everywhere: for trees without a format.
+    /// For trees without a format: bytes of a put and a delete, as the user hands them in and as
+    /// they are stored.
     #[cfg(test)]
-    pub(crate) fn flat(put: f64, delete: f64) -> Self {
-        let bytes = EntryBytes { put, delete };
-        let tables = [bytes; LEVEL_COUNT];
-        Costs { user: bytes, wal: bytes, memtable: bytes, memtable_fixed: 0, tables }
+    pub(crate) fn flat(user: (u64, u64), stored: (u64, u64)) -> Self {
+        let bytes = |(put, delete)| EntryBytes { put: put as f64, delete: delete as f64 };
+        Costs {
+            user: bytes(user),
+            wal: bytes(stored),
+            memtable: bytes(stored),
+            memtable_fixed: 0,
+            tables: [bytes(stored); LEVEL_COUNT],
+        }
     }
 
     /// Measures entries with keys and values of these lengths.
@@ -68,13 +75,14 @@ impl Costs {
         value_bytes: u64,
         expires: bool,
     ) -> Result<Self> {
-        let stored = value_bytes + if expires { EXPIRY_BYTES } else { 0 };
+        let stored = value_bytes + if expires { EXPIRY_LEN as u64 } else { 0 };
         let (put, delete) = (Sample::new(key_bytes, Some(stored)), Sample::new(key_bytes, None));
         let memtable_fixed = MemTable::new(options.memtable_bytes, None).bytes();
         let mut tables = [EntryBytes::default(); LEVEL_COUNT];
         for level in 0..LEVEL_COUNT {
             let same = (0..level).find(|above| {
-                options.compression_at(*above) == options.compression_at(level)
+                level < LEVEL_COUNT - 1
+                    && options.compression_at(*above) == options.compression_at(level)
                     && options.filter_bits_at(*above) == options.filter_bits_at(level)
             });
             tables[level] = match same {
@@ -112,12 +120,12 @@ impl Sample {
         let wanted =
             (SAMPLE_BYTES_MAX / entry_bytes.max(1)).clamp(SAMPLE_ENTRIES_MIN, SAMPLE_ENTRIES_MAX);
         // Short keys give few different entries.
-        let distinct = 1u64.checked_shl(key_bytes.min(7) as u32 * 8).unwrap_or(u64::MAX);
+        let distinct = (1u64 << (key_bytes.min(7) * 8)) / STRIDE;
         let value = value_bytes.map(|len| {
             let half: Vec<u8> = (0..len.div_ceil(2)).map(|at| (mix(at) >> 32) as u8).collect();
             half.iter().chain(&half).copied().take(len as usize).collect()
         });
-        Sample { key_bytes: key_bytes as usize, value, entry_count: wanted.min(distinct) }
+        Sample { key_bytes: key_bytes as usize, value, entry_count: wanted.min(distinct.max(2)) }
     }
 
     fn kind(&self) -> ValueKind {
@@ -188,8 +196,11 @@ impl Sample {
             let mut writer = TableWriter::create(&fs, dir, writer_options)?;
             let mut key = Vec::new();
             for at in 0..entry_count {
-                self.key(at, &mut key);
-                let trailer = Trailer::new(SequenceNumber(at + (1 << 22)), self.kind());
+                // The last level holds all keys, and their sequence numbers are zeroed.
+                let is_last = level == LEVEL_COUNT - 1;
+                let sequence = if is_last { 0 } else { (1 << 22) + mix(at) % (1 << 20) };
+                self.key(if is_last { at } else { at * STRIDE }, &mut key);
+                let trailer = Trailer::new(SequenceNumber(sequence), self.kind());
                 writer.add(&key, trailer, self.value())?;
             }
             let meta = writer.finish()?;

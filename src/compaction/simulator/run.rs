@@ -20,12 +20,13 @@ use crate::error::{Error, Result};
 
 /// A strategy that answers so many times without an end, while nothing is written, never falls
 /// silent.
-const PICKS_MAX: usize = 1_000_000;
+const PICKS_MAX: usize = 100_000;
 
 /// What is left of a job below this is rounding.
 const BYTES_EPSILON: f64 = 1e-3;
-/// The same for writes.
+/// The same for writes, and as a share of many.
 const WRITES_EPSILON: f64 = 1e-6;
+const WRITES_EPSILON_SHARE: f64 = 1e-12;
 
 /// How long to go on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,6 +89,8 @@ pub(crate) struct Clockwork {
     jobs: Vec<Job>,
     /// `None`: stopped.
     delay_ns_per_kib: Option<u64>,
+    /// When the strategy is to be asked again, if nothing happens before; seconds.
+    due: f64,
 }
 
 impl Clockwork {
@@ -114,6 +117,7 @@ impl Clockwork {
             frozen: VecDeque::new(),
             jobs: Vec::new(),
             delay_ns_per_kib: Some(0),
+            due: f64::INFINITY,
         }
     }
 
@@ -152,7 +156,9 @@ impl Clockwork {
     fn is_reached(&self, until: Until) -> bool {
         match until {
             Until::Time(seconds) => self.seconds >= seconds,
-            Until::Writes(writes) => self.totals.writes >= writes - WRITES_EPSILON,
+            Until::Writes(writes) => {
+                self.totals.writes >= writes - WRITES_EPSILON - writes * WRITES_EPSILON_SHARE
+            }
             Until::Idle => self.jobs.is_empty() && self.frozen.is_empty(),
         }
     }
@@ -203,6 +209,9 @@ impl Clockwork {
             let least = self.jobs.iter().map(|job| job.bytes_left).fold(f64::INFINITY, f64::min);
             dt = dt.min(least / self.bytes_per_s());
         }
+        if until != Until::Idle {
+            dt = dt.min(self.due - self.seconds);
+        }
         dt.max(0.0)
     }
 
@@ -244,7 +253,7 @@ impl Clockwork {
     }
 
     fn handle_events(&mut self) -> Result<()> {
-        let mut is_changed = false;
+        let mut is_changed = self.seconds >= self.due;
         if self.frozen.front().is_some_and(|frozen| frozen.bytes_left <= BYTES_EPSILON) {
             let frozen = self.frozen.pop_front().expect("it was looked at");
             let bytes = self.tree.add_flush(frozen.segments, frozen.origin);
@@ -302,12 +311,17 @@ impl Clockwork {
     /// sets the pressure.
     fn changed(&mut self) -> Result<()> {
         let threads = self.machine.compaction_threads();
+        self.due = f64::INFINITY;
         for _ in 0..PICKS_MAX {
             let coarse = self.jobs.iter().filter(|job| job.merged.is_coarse).count();
             if self.jobs.len() - coarse >= threads || coarse > threads {
                 return self.set_pressure();
             }
             let Some(plan) = self.tree.pick(&*self.strategy)? else {
+                let due_at_ms = self.tree.due_at_ms(&*self.strategy);
+                // A little later, so that rounding does not end before it.
+                let seconds = |at_ms: u64| (at_ms - self.start_ms) as f64 / 1e3 + 1e-6;
+                self.due = due_at_ms.map_or(f64::INFINITY, seconds);
                 return self.set_pressure();
             };
             self.totals.note_plan(&plan);

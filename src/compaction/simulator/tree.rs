@@ -19,11 +19,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::planned::{PlannedInput, find_inputs};
-use crate::compaction::simulator::content::{
-    Classes, Segment, Share, entries, part, simplify, union,
-};
+use crate::compaction::simulator::content::{Classes, Segment, Share, entries, simplify, union};
 use crate::compaction::simulator::cost::Costs;
+use crate::compaction::simulator::cut::{Cutter, position};
 use crate::compaction::{
     BusyOutput, CompactionAction, CompactionPlan, CompactionStrategy, TreeView,
 };
@@ -35,10 +35,6 @@ use crate::version::{LEVEL_COUNT, RunId, Version};
 
 /// A run of more tables is held in larger ones.
 const RUN_TABLES_MAX: u64 = 192;
-
-/// An output meets at most about this many tables' worth of bytes below, as in
-/// `compaction/outputs`.
-const BELOW_TABLES_MAX: u64 = 16;
 
 /// What the entries of a table have in common: sequence numbers, write times and expiry, least and
 /// greatest.
@@ -105,11 +101,18 @@ impl MetaTree {
         }
     }
 
-    /// What `strategy` wants done, checked.
+    /// What is to be done, checked: what has expired goes first, as in the engine.
     pub(crate) fn pick(&self, strategy: &dyn CompactionStrategy) -> Result<Option<CompactionPlan>> {
         let tree = self.view();
-        let plan = strategy.pick(&tree);
+        let plan = pick_expired(&tree).or_else(|| strategy.pick(&tree));
         plan.map(|plan| tree.check_plan(&plan).map(|()| plan)).transpose()
+    }
+
+    /// When time alone will give something to do, if ever.
+    pub(crate) fn due_at_ms(&self, strategy: &dyn CompactionStrategy) -> Option<u64> {
+        let tree = self.view();
+        let moments = [expired::due_at_ms(&tree), strategy.due_at_ms(&tree)];
+        moments.into_iter().flatten().filter(|at_ms| *at_ms > self.now_ms).min()
     }
 
     /// Adds a run of `segments` to `level`, newer than all that is there, cut as a merge would.
@@ -324,11 +327,6 @@ impl MetaTree {
     }
 }
 
-/// The position that a key of the tree stands for.
-fn position(key: &[u8]) -> u64 {
-    crate::key::key_prefix(key)
-}
-
 /// The share of a table's values that have expired at `now_ms`: expiry times lie evenly between
 /// their bounds.
 fn expired_share(meta: &TableMeta, now_ms: u64) -> f64 {
@@ -377,10 +375,10 @@ impl<'a> OlderTables<'a> {
             for run in &of_level.runs {
                 let is_input =
                     inputs.iter().any(|input| input.level == level && input.run.id == run.id);
-                match is_input {
-                    true => is_older = true,
-                    false if is_older => runs.push(&run.tables),
-                    false => {}
+                if is_input {
+                    is_older = true;
+                } else if is_older {
+                    runs.push(&run.tables);
                 }
             }
         }
@@ -394,118 +392,4 @@ impl<'a> OlderTables<'a> {
             tables.get(at).is_some_and(|table| position(&table.meta().smallest) < high)
         })
     }
-}
-
-/// Cuts segments into tables.
-struct Cutter {
-    /// Bytes at which a table ends; 0: only on the grid.
-    table_bytes: u64,
-    /// Where else a table may end: positions, and the bytes below that lie before.
-    ends: Ends,
-}
-
-enum Ends {
-    /// Of the tables of the level below.
-    Below(Vec<(u64, u64)>),
-    /// Every multiple.
-    Grid(u64),
-}
-
-impl Cutter {
-    fn fine(table_bytes: u64, below: &[Arc<Table>]) -> Self {
-        let end = |table: &Arc<Table>| {
-            let meta = table.meta();
-            (position(&meta.largest).saturating_add(1), meta.file_bytes)
-        };
-        Cutter { table_bytes, ends: Ends::Below(below.iter().map(end).collect()) }
-    }
-
-    fn coarse(width: u64) -> Self {
-        Cutter { table_bytes: 0, ends: Ends::Grid(width) }
-    }
-
-    /// The tables' segments. `weights` are bytes for each position of a segment.
-    fn cut(&self, segments: Vec<Segment>, weights: &[f64]) -> Vec<Vec<Segment>> {
-        let mut out = vec![Vec::new()];
-        let mut open = OpenTable::default();
-        let mut next_below = 0;
-        for (segment, weight) in segments.into_iter().zip(weights) {
-            let mut low = segment.low;
-            while low < segment.high {
-                let passed = self.pass(low, &mut next_below, &mut open);
-                if self.is_full(&open, passed) {
-                    out.push(Vec::new());
-                    open = OpenTable::default();
-                }
-                let high = self.stop(low, next_below, &open, *weight).min(segment.high);
-                open.bytes += (high - low) as f64 * weight;
-                let of_table = out.last_mut().expect("there is always an open table");
-                of_table.push(part(&segment, low, high));
-                low = high;
-            }
-        }
-        out.retain(|part| !part.is_empty());
-        out
-    }
-
-    /// Goes on to `low`; whether that is, or passes, an end.
-    fn pass(&self, low: u64, next_below: &mut usize, open: &mut OpenTable) -> bool {
-        match &self.ends {
-            Ends::Grid(width) => {
-                let cell = low / width;
-                let passed = open.cell.is_some_and(|before| before != cell);
-                open.cell = Some(cell);
-                passed
-            }
-            Ends::Below(ends) => {
-                let mut passed = false;
-                while let Some((end, bytes)) = ends.get(*next_below)
-                    && *end <= low
-                {
-                    *next_below += 1;
-                    // What was passed before the first key of a table does not count.
-                    if open.bytes > 0.0 {
-                        open.ends_seen += 1;
-                        open.met_bytes += bytes;
-                        passed = true;
-                    }
-                }
-                passed
-            }
-        }
-    }
-
-    /// As in `compaction/outputs`.
-    fn is_full(&self, open: &OpenTable, passed: bool) -> bool {
-        if self.table_bytes == 0 {
-            return passed;
-        }
-        let bytes = open.bytes as u64;
-        let aligned_bytes = self.table_bytes / 20 * (10 + open.ends_seen.min(8));
-        let is_wide = open.met_bytes / BELOW_TABLES_MAX >= self.table_bytes;
-        bytes >= self.table_bytes || (passed && (bytes >= aligned_bytes || is_wide))
-    }
-
-    /// Where to look again at the latest: the next end, or where the table is full.
-    fn stop(&self, low: u64, next_below: usize, open: &OpenTable, weight: f64) -> u64 {
-        let end = match &self.ends {
-            Ends::Grid(width) => (low / width).saturating_add(1).saturating_mul(*width),
-            Ends::Below(ends) => ends.get(next_below).map_or(u64::MAX, |(end, _)| *end),
-        };
-        if self.table_bytes == 0 {
-            return end;
-        }
-        let room = (self.table_bytes as f64 - open.bytes) / weight;
-        let fits = (room.ceil() as u64).max(1);
-        end.min(low.saturating_add(fits))
-    }
-}
-
-/// The table being cut.
-#[derive(Default)]
-struct OpenTable {
-    bytes: f64,
-    ends_seen: u64,
-    met_bytes: u64,
-    cell: Option<u64>,
 }

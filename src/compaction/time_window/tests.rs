@@ -275,6 +275,8 @@ fn windows_of(sim: &Sim, level: usize) -> Vec<u64> {
 #[test]
 fn a_trickle_of_late_data_writes_little_again() {
     let mut sim = series(SERIES);
+    // Nothing expires, though a long time passes.
+    sim.ttl_ms = u64::MAX;
     (1..SERIES.window_s).for_each(|_| append(&mut sim));
     let window_bytes = sim.flushed_bytes;
     sim.now_ms = 20 * 60_000;
