@@ -28,8 +28,8 @@
 //! own keeps nothing alive after [`Db::close`](crate::Db::close). Replay at open is not told.
 //!
 //! # Inside
-//! [`Listeners::note`] puts an event into the queue and may be called under any lock: the queue's is a leaf. Noted under
-//! the lock that orders the change, events stand in the order of the changes. [`Listeners::tell`] empties the queue and
+//! `Listeners::note` puts an event into the queue and may be called under any lock: the queue's is a leaf. Noted under
+//! the lock that orders the change, events stand in the order of the changes. `Listeners::tell` empties the queue and
 //! must be called without any lock. It never waits: if another thread is telling, that one sees to what was noted. A
 //! database without listeners pays one relaxed load for either. Nothing here knows the database.
 
