@@ -6,29 +6,30 @@
 //!
 //! # What a listener can rely on
 //! * **One at a time, in one order.** Events of all keyspaces stand in one queue. A listener is never called by two
-//!   threads at once, and each listener hears the same order. A begin comes before its end; a table is created before the
-//!   flush or compaction that made it ends, and it is created before it is removed.
+//!   threads at once, and each listener hears the same order. A begin comes before its end; a table is created before
+//!   the flush or compaction that made it ends, and it is created before it is removed.
 //! * **No engine lock is held**, so a listener may read: get, iterate, take snapshots and metrics. (Closing is the one
 //!   call during which events are told and that no listener may call.)
-//! * **The thread** is one that the engine uses anyway: a background thread, or a thread of the user's inside a call that
-//!   writes, flushes, compacts, verifies or closes. Whoever finds events in the queue tells them, so the thread need not
-//!   be the one that the event is about, and what an event says has happened already; it may be outdated a little.
+//! * **The thread** is one that the engine uses anyway: a background thread, or a thread of the user's inside a call
+//!   that writes, flushes, compacts, verifies or closes. Whoever finds events in the queue tells them, so the thread
+//!   need not be the one that the event is about, and what an event says has happened already; it may be outdated a
+//!   little.
 //! * **Errors** reach a listener also when nobody waits for the job that failed.
 //!
 //! # What is asked of it
 //! * **Do not block.** While a listener runs, the job or call whose thread it borrowed stands still, and events pile up
 //!   in memory. Send slow work to a thread of your own, through a channel.
-//! * **Do not wait for the engine:** no write, flush, compaction or close in a listener. The thread that it waits for may
-//!   be the one it stands on.
-//! * **Do not panic.** A panic is caught, so that it harms no job and no write, but the listener that panicked is let go
-//!   and hears nothing any more: it may have left its own state half changed. (With `panic = "abort"` it aborts.)
+//! * **Do not wait for the engine:** no write, flush, compaction or close in a listener. The thread that it waits for
+//!   may be the one it stands on.
+//! * **Do not panic.** A panic is caught, so that it harms no job and no write, but the listener that panicked is let
+//!   go and hears nothing any more: it may have left its own state half changed. (With `panic = "abort"` it aborts.)
 //!
 //! Closing the database tells what is left and then drops the listeners, so one that holds a [`Db`](crate::Db) of its
 //! own keeps nothing alive after [`Db::close`](crate::Db::close). Replay at open is not told.
 //!
 //! # Inside
-//! [`Listeners::note`] puts an event into the queue and may be called under any lock: the queue's is a leaf. Noted under
-//! the lock that orders the change, events stand in the order of the changes. [`Listeners::tell`] empties the queue and
+//! `Listeners::note` puts an event into the queue and may be called under any lock: the queue's is a leaf. Noted under
+//! the lock that orders the change, events stand in the order of the changes. `Listeners::tell` empties the queue and
 //! must be called without any lock. It never waits: if another thread is telling, that one sees to what was noted. A
 //! database without listeners pays one relaxed load for either. Nothing here knows the database.
 
@@ -324,7 +325,8 @@ impl Listeners {
     fn tell_noted(&self) {
         // Again if something was noted after the last look, by a thread that found this one still telling.
         while !self.noted.lock().is_empty() {
-            // Also how a listener's own calls into the engine come by here: the outer call goes on with what they noted.
+            // A listener's own calls into the engine come by here too: the outer call goes on with
+            // what they noted.
             let Some(mut listeners) = self.telling.try_lock() else { return };
             while let Some(event) = self.next() {
                 let hears = |listener: &dyn EventListener| {

@@ -1,8 +1,8 @@
 //! Stalls as events: when writers of a keyspace begin to be slowed, and when that ends.
 //!
-//! A stall is a state, not a wait: it begins when the pressure rises above 0 or a writer first finds all memtables full,
-//! and ends when the pressure is 0 again or the last such writer went on. So events come in pairs however many writers
-//! there are.
+//! A stall is a state, not a wait: it begins when the pressure rises above 0 or a writer first finds all memtables
+//! full, and ends when the pressure is 0 again or the last such writer went on. So events come in pairs however many
+//! writers there are.
 //!
 //! # Locks
 //! The watch is a leaf but for the throttle's lock and the queue of events. Whoever changes the pressure holds it from

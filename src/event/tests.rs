@@ -1,3 +1,5 @@
+//! What the queue promises, without a database: tests/it/events.rs has one.
+
 use std::sync::atomic::AtomicUsize;
 
 use super::*;

@@ -34,7 +34,8 @@ impl CompactionStrategy for OnDemand {
 
     fn pick(&self, tree: &TreeView<'_>) -> Option<CompactionPlan> {
         let levels = &tree.version.levels;
-        if !self.may_merge.load(Ordering::Relaxed) || levels[0].runs.is_empty() {
+        let may_merge = self.may_merge.load(Ordering::Relaxed) && tree.busy_outputs.is_empty();
+        if !may_merge || levels[0].runs.is_empty() {
             return None;
         }
         let of_level = |level: usize| {

@@ -1,15 +1,15 @@
 //! Two-level compaction: a strategy written outside esker, on its public API alone.
 //!
 //! The tree has two parts. *Level 0* collects flushed runs. The *main run*, in the last level, holds everything else.
-//! When level 0 has grown to a share of the main run, or has too many runs, it is merged into the tables of the main run
-//! that it meets. `docs/writing-a-strategy.md` goes through this file step by step.
+//! When level 0 has grown to a share of the main run, or has too many runs, it is merged into the tables of the main
+//! run that it meets. `docs/writing-a-strategy.md` goes through this file step by step.
 //!
-//! # What it costs
-//! With keys in random order level 0 meets the whole main run. Each merge then writes the main run once for every
-//! `share` of it that is new: with a share of 1/4 a byte is written about 1 + 1 + 4 = 6 times (flush, merge, and the
-//! main run's bytes beside it), whatever the size of the tree. A read considers at most `runs_max` + 1 runs, and the
-//! dead versions take at most the share. What it does not do well: while a merge runs, nothing else can, so a large tree
-//! makes writers wait. With keys in rising order level 0 meets nothing, and its runs are moved for nothing at all.
+//! # What it costs With keys in random order level 0 meets the whole main run. Each merge then writes the main run
+//! once for every `share` of it that is new: with a share of 1/4 a byte is written about 1 + 1 + 4 = 6 times (flush,
+//! merge, and the main run's bytes beside it), whatever the size of the tree. A read considers at most `runs_max` + 1
+//! runs, and the dead versions take at most the share. What it does not do well: while a merge runs, nothing else can,
+//! so a large tree makes writers wait. With keys in rising order level 0 meets nothing, and its runs are moved for
+//! nothing at all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
