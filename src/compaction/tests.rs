@@ -222,6 +222,7 @@ impl Sim {
         self.busy.extend(plan.inputs.iter().flat_map(|input| input.tables.clone()));
         self.busy_outputs.push(BusyOutput {
             level: plan.output_level,
+            run: plan.output_run,
             smallest: low,
             largest: high,
         });

@@ -123,3 +123,6 @@ pub(crate) fn run(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

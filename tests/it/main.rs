@@ -13,6 +13,7 @@
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
+//! * [`scheduling`]: compaction is paused, cancelled, limited in its rate, and watched.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -37,5 +38,6 @@ mod faults;
 mod fsync;
 mod fuzz_smoke;
 mod model;
+mod scheduling;
 mod support;
 mod tidy;
