@@ -98,11 +98,13 @@ pub struct TreeView<'a> {
     pub now_ms: u64,
 }
 
-/// Where a running compaction writes into: a level, and the closed key range of all that it reads.
+/// Where a running compaction writes into: a run of a level, and the closed key range of all that it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusyOutput {
     /// The level.
     pub level: usize,
+    /// The run in it.
+    pub run: RunId,
     /// The smallest user key.
     pub smallest: Box<[u8]>,
     /// The largest user key.
@@ -115,13 +117,31 @@ impl TreeView<'_> {
         self.busy.contains(&table)
     }
 
-    /// Whether a running compaction writes into `level` within the closed key range. Within level 0
-    /// it writes a run of its own, so that no other is in its way.
+    /// Whether a running compaction writes into `level` within the closed key range, for strategies with one run in
+    /// each level. Within level 0 it writes a run of its own, so that no other is in its way. See also
+    /// [`TreeView::is_run_output_busy`].
     pub fn is_output_busy(&self, level: usize, smallest: &[u8], largest: &[u8]) -> bool {
         let meets = |output: &BusyOutput| {
             output.level == level && *output.smallest <= *largest && *smallest <= *output.largest
         };
         level > 0 && self.busy_outputs.iter().any(meets)
+    }
+
+    /// Whether a running compaction writes into this run of `level` within the closed key range. Outputs in two runs of
+    /// a level are in nobody's way: what lies between them in age, both plans were checked against.
+    pub fn is_run_output_busy(
+        &self,
+        level: usize,
+        run: RunId,
+        smallest: &[u8],
+        largest: &[u8],
+    ) -> bool {
+        let meets = |output: &BusyOutput| {
+            (output.level, output.run) == (level, run)
+                && *output.smallest <= *largest
+                && *smallest <= *output.largest
+        };
+        self.busy_outputs.iter().any(meets)
     }
 
     /// Checks that `plan` obeys the rules: its tables are there and idle, nothing that stays lies

@@ -25,6 +25,7 @@ Exit codes:
   4  I/O error; also: there is no database at the path
   5  locked: the database is open elsewhere
   6  refused: invalid argument, unsupported format, busy, poisoned, bad input line
+130  interrupted (Ctrl-C during compact): the database is valid
 
 Errors are one line on stderr: `error: WHAT: WHERE: WHAT TO DO`; -v adds the causes.
 
@@ -231,6 +232,9 @@ pub struct DumpArgs {
 pub struct CompactArgs {
     #[command(flatten)]
     pub range: RangeArgs,
+    /// Write no faster than the option `compaction_rate` says, as automatic compactions do
+    #[arg(long)]
+    pub limited: bool,
 }
 
 #[derive(Args, Debug)]

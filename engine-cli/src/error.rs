@@ -13,6 +13,7 @@
 //! | 4 | the operating system refused, or there is no database at the path | `io`, `notfound` |
 //! | 5 | the database is open elsewhere | `locked` |
 //! | 6 | refused: the engine or the input does not allow it | `invalid`, `unsupported`, `busy`, `poisoned`, `closed` |
+//! | 130 | interrupted (`SIGINT`), cleanly: what was done so far stays | `cancelled` |
 //!
 //! A reader that closes our standard output early has seen enough: that ends the program quietly with code 0.
 
@@ -34,6 +35,7 @@ pub enum Exit {
     Io = 4,
     Locked = 5,
     Refused = 6,
+    Interrupted = 130,
 }
 
 impl Exit {
@@ -42,6 +44,7 @@ impl Exit {
             ErrorKind::Corruption => Exit::Corruption,
             ErrorKind::Io | ErrorKind::NotFound => Exit::Io,
             ErrorKind::Locked => Exit::Locked,
+            ErrorKind::Cancelled => Exit::Interrupted,
             _ => Exit::Refused,
         }
     }

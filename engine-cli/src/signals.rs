@@ -5,6 +5,7 @@
 //! * `SIGBUS` is raised when a page of a mapped file cannot be read: the device failed or somebody truncated the
 //!   file. The handler says which file and offset, and ends with the exit code of I/O errors. (`read_mode=pread`
 //!   turns such failures into ordinary errors.)
+//! * `SIGINT` ends the program, except while [`interruptible`] work runs: the first one then only asks it to stop.
 //!
 //! The handler may only call what is async-signal-safe: `open`, `read`, `write`, `_exit`, and code without locks or
 //! allocation. It finds the file in `/proc/self/maps`, read line by line into a fixed buffer.
@@ -15,6 +16,7 @@
 )]
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Exit;
 
@@ -34,6 +36,38 @@ pub fn install() {
     unsafe {
         libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
     }
+}
+
+/// Whether `SIGINT` came while [`interruptible`] work ran.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Does `work`, which looks at [`was_interrupted`] and stops by itself. A second `SIGINT` ends the program at once, as
+/// one does outside of `work`.
+pub fn interruptible<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: as in `install`; the handler stores into an atomic and nothing else.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_sigint as *const () as usize;
+    action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: both live over the call, and the handler has the signature of one without SA_SIGINFO.
+    unsafe {
+        libc::sigaction(libc::SIGINT, &raw const action, before.as_mut_ptr());
+    }
+    let result = work();
+    // SAFETY: `before` was filled above, or is the default disposition (all zero).
+    unsafe {
+        libc::sigaction(libc::SIGINT, before.as_ptr(), std::ptr::null_mut());
+    }
+    result
+}
+
+/// Whether [`interruptible`] work was asked to stop.
+pub fn was_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_sigint(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
 extern "C" fn on_sigbus(

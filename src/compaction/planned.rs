@@ -173,7 +173,7 @@ fn check_outputs(
         if let Some(met) = met.map(|met| met.meta().number).find(|met| !chosen.contains(met)) {
             return Err(unfit(format!("its outputs would overlap table {met}")));
         }
-        if tree.is_output_busy(level, low, high) {
+        if tree.is_run_output_busy(level, plan.output_run, low, high) {
             return Err(unfit(format!("another compaction writes there into level {level}")));
         }
         Ok(())
@@ -221,8 +221,12 @@ mod tests {
 
     /// Checks the plan while table 2 is busy and something is written into `[i..j]` of level 6.
     fn check(plan: &CompactionPlan) -> String {
-        let written =
-            BusyOutput { level: 6, smallest: Box::from(*b"i"), largest: Box::from(*b"j") };
+        let written = BusyOutput {
+            level: 6,
+            run: RunId(0),
+            smallest: Box::from(*b"i"),
+            largest: Box::from(*b"j"),
+        };
         let tree = TreeView {
             version: &text::version(TREE),
             options: &KeyspaceOptions::default(),
@@ -315,5 +319,7 @@ mod tests {
         refused(&merge(over_5, 6, 0), "overlap table 000005");
         let written = merge(vec![input(6, 0, &[5, 6])], 6, 0);
         refused(&written, "another compaction writes there into level 6");
+        let other_run = merge(vec![input(6, 0, &[5, 6])], 6, 1);
+        assert_eq!(check(&other_run), "fits", "nobody writes into that run");
     }
 }

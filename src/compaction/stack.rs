@@ -102,7 +102,7 @@ impl<'a> Stack<'a> {
             draft.add(input.level, input.run, 0..input.run.tables.len());
         }
         let (low, high) = draft.key_range();
-        if self.tree.is_output_busy(level, low, high) {
+        if self.tree.is_run_output_busy(level, run, low, high) {
             return None;
         }
         let has_tombstones = || draft.tables().any(|table| table.meta().tombstone_count > 0);
@@ -126,7 +126,7 @@ impl<'a> Stack<'a> {
             let mut draft = Draft::default();
             draft.add(level, run, index..index + 1);
             let (low, high) = draft.key_range();
-            if !self.tree.is_output_busy(level, low, high) {
+            if !self.tree.is_run_output_busy(level, run.id, low, high) {
                 return Some(draft.into_merge(level, run.id, CompactionReason::Garbage));
             }
         }

@@ -216,3 +216,6 @@ fn run_plan(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

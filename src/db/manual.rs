@@ -107,15 +107,14 @@ pub(crate) fn compact_range(
         };
         let limit = options.is_rate_limited.then_some(Priority::Deep);
         let mut gate = Gate::new(inner, job.cancel_count, limit);
-        let mut flush =
-            || if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) };
+        let flush = || if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) };
         let result = run(inner, &job, &mut |now: JobProgress| {
             (done.bytes_read, done.bytes_written) = (now.read_bytes, now.written_bytes);
             done.tables_written = now.table_count;
-            if progress(done).is_break() {
-                return Err(cancelled());
-            }
-            gate.pass(now, &mut flush)
+            // Told again while it waits for its share, so that it can be stopped there.
+            gate.pass(now, &mut || {
+                if progress(done).is_break() { Err(cancelled()) } else { flush() }
+            })
         });
         inner.work.lock().release(core.id, &job.plan, &job.version);
         drop(job);

@@ -103,6 +103,7 @@ impl WorkQueue {
     /// As [`WorkQueue::announce`], for a caller that holds the lock.
     pub(crate) fn announce_locked(&self, _state: &MutexGuard<'_, WorkState>) {
         self.due.notify_all();
+        self.rate.wake_all();
     }
 
     /// A tree changed: compaction may be due, and whoever waits for progress looks again.
@@ -319,5 +320,10 @@ fn output_range(plan: &CompactionPlan, version: &Version) -> BusyOutput {
         range = Some(range.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
     }
     let (low, high) = range.unwrap_or_default();
-    BusyOutput { level: plan.output_level, smallest: low.into(), largest: high.into() }
+    BusyOutput {
+        level: plan.output_level,
+        run: plan.output_run,
+        smallest: low.into(),
+        largest: high.into(),
+    }
 }

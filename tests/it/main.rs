@@ -18,6 +18,7 @@
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
 //! * [`simulator`]: what the simulator predicts is what the engine writes.
+//! * [`scheduling`]: compaction is paused, cancelled, limited in its rate, and watched.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -47,5 +48,6 @@ mod fuzz_smoke;
 mod model;
 mod record;
 mod simulator;
+mod scheduling;
 mod support;
 mod tidy;

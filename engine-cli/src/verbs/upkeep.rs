@@ -1,16 +1,19 @@
 //! `flush`, `sync`, `compact`, `verify`, `keyspaces`: keeping a database in order.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use esker::{Db, Metrics};
+use esker::{CompactOptions, CompactionProgress, Db, Keyspace, Metrics};
 use serde::Serialize;
 
 use crate::args::{CompactArgs, Global, KeyspacesAction, KeyspacesArgs};
 use crate::database::{self, Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
+use crate::range::KeyRange;
+use crate::signals;
 
 /// `flush`: memtables to tables.
 pub fn flush(global: &Global) -> Result<(), Failure> {
@@ -70,20 +73,36 @@ impl Compacted {
     }
 }
 
-/// `compact [--from K] [--to K]`.
+/// `compact [--from K] [--to K] [--limited]`.
 pub fn compact(global: &Global, args: &CompactArgs, out: &mut Out) -> Result<(), Failure> {
     let range = args.range.decode(out.encoding)?;
     let opened = Opened::open(global, Access::Change)?;
     let start = Instant::now();
     let before = opened.db.metrics();
     if !range.is_empty() {
-        compacting(&opened.db, || opened.keyspace.compact_range(range.bounds()))?;
+        compact_range(&opened.keyspace, range, args.limited)?;
     }
     let after = opened.db.metrics();
     let seconds = start.elapsed().as_secs_f64();
     let compacted = Compacted::between(opened.keyspace.name(), &before, &after, seconds);
     opened.close()?;
     if out.json { out.json_line(&compacted) } else { out.line(compacted.line()) }
+}
+
+/// Compacts a range, with a bar on a terminal. Ctrl-C stops it, and leaves the database as valid as it was.
+fn compact_range(keyspace: &Keyspace, range: KeyRange, limited: bool) -> Result<(), Failure> {
+    let bar = output::progress_bytes("compacting", 0);
+    let mut watch = |now: CompactionProgress| {
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_read);
+        if signals::was_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let options = CompactOptions { is_rate_limited: limited };
+    let done =
+        signals::interruptible(|| keyspace.compact_range_with(range.bounds(), options, &mut watch));
+    bar.finish_and_clear();
+    done?;
+    Ok(())
 }
 
 /// Does `work` and meanwhile shows on a terminal what compactions read and wrote.

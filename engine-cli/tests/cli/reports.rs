@@ -1,5 +1,7 @@
 //! Metrics, options, completions, man.
 
+use std::process::{Command, Stdio};
+
 use crate::support::{Answer, Place, numbered, program};
 
 fn filled() -> Place {
@@ -51,6 +53,35 @@ fn compact_says_what_it_rewrote() {
     assert_eq!(json["keyspace"], "default");
     place.run("compact --from k2 --to k1").ok();
     assert_eq!(place.run("scan --count").ok().text(), "5000\n");
+}
+
+#[test]
+fn an_interrupted_compaction_leaves_a_valid_database() {
+    let place = filled();
+    let wide: String = (0..3000).map(|key| format!("w{key}\t{}\n", "x".repeat(1024))).collect();
+    place.feed("load -", wide).ok();
+    // So slow that it cannot end by itself before it is interrupted.
+    let arguments = ["--option", "compaction_rate=65536", "compact", "--limited"];
+    let mut command = place.command();
+    let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let catches_sigint = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 2 != 0
+    };
+    while !catches_sigint() {
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let answer: Answer = child.wait_with_output().unwrap().into();
+    answer.fails(130, &["cancelled"]);
+    place.run("verify").ok();
+    assert_eq!(place.run("scan --count").ok().text(), "8000\n");
+    place.run("compact").ok();
+    assert_eq!(place.run("scan --count").ok().text(), "8000\n");
 }
 
 #[test]

@@ -197,6 +197,7 @@ fn the_stretch_that_meets_least_goes_down() {
     let output = |sim: &mut Sim| {
         sim.busy_outputs.push(BusyOutput {
             level: 6,
+            run: RunId(0),
             smallest: Box::from(*b"dd"),
             largest: Box::from(*b"e"),
         });

@@ -177,6 +177,7 @@ impl MetaTree {
         let tables = || inputs.iter().flat_map(PlannedInput::tables).map(|table| table.meta());
         Ok(BusyOutput {
             level: plan.output_level,
+            run: plan.output_run,
             smallest: tables().map(|meta| meta.smallest.clone()).min().unwrap_or_default(),
             largest: tables().map(|meta| meta.largest.clone()).max().unwrap_or_default(),
         })

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 
 const MIB: u64 = 1 << 20;
 const MS: u64 = 1_000_000;
@@ -135,7 +135,6 @@ fn what_an_old_rate_left_is_paid_at_the_new_one() {
     let pass = |mib: u64| {
         limiter.pass(Priority::Deep, mib * MIB, &clock, &mut || Err(Error::invalid("must wait")))
     };
-    use crate::error::Error;
     pass(32).unwrap();
     assert!(pass(1).is_err(), "two seconds are owed");
     clock.advance(Duration::from_millis(500));
@@ -158,7 +157,7 @@ fn a_waiter_looks_before_it_sleeps_and_leaves_when_it_is_told_to() {
     let clock = ManualClock::default();
     let limiter = RateLimiter::new(CompactionRate::BytesPerSecond(MIB));
     limiter.pass(Priority::Level0, MIB, &clock, &mut || panic!("it need not wait")).unwrap();
-    let cancelled = || crate::error::Error::new(ErrorKind::Cancelled, "stop");
+    let cancelled = || Error::new(ErrorKind::Cancelled, "stop");
     let result = limiter.pass(Priority::Level0, 1, &clock, &mut || Err(cancelled()));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
     assert_eq!(limiter.bucket.lock().waiting, [0, 0], "it left");
