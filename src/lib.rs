@@ -75,7 +75,10 @@ pub use batch::WriteBatch;
 pub use db::check::VerifyReport;
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;
-pub use db::metrics::{KeyspaceMetrics, LevelMetrics, Metrics, StallMetrics};
+pub use db::metrics::space::SpaceMeasurement;
+pub use db::metrics::{
+    CompactionMetrics, KeyspaceMetrics, LevelMetrics, LifetimeMetrics, Metrics, StallMetrics,
+};
 pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
@@ -84,6 +87,7 @@ pub use options::{
     Leveled, ReadMode, RecoveryMode, SizeTiered, Stall, Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
+pub use version::totals::CompactionTotals;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

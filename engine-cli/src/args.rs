@@ -88,7 +88,7 @@ pub enum Command {
     /// Draw the tree by level
     Levels,
     /// Print write, read and space amplification by part
-    Amp,
+    Amp(AmpArgs),
     /// Read every byte of every file and name what is damaged; exit 3 if anything is
     Verify,
     /// List or drop keyspaces
@@ -224,6 +224,13 @@ pub struct DumpArgs {
 pub struct CompactArgs {
     #[command(flatten)]
     pub range: RangeArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct AmpArgs {
+    /// Scan every keyspace, and so know exactly what is alive
+    #[arg(long)]
+    pub exact: bool,
 }
 
 #[derive(Args, Debug)]

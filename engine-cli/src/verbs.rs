@@ -1,6 +1,7 @@
 //! The verbs that do one thing and end, one file a family.
 
 pub mod about;
+pub mod amplification;
 pub mod entries;
 pub mod reports;
 pub mod transfer;

@@ -1,10 +1,10 @@
 //! Choosing and running compactions.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
+use crate::db::counters::{merge_totals, whole_table_totals};
 use crate::db::install::{self, install_compaction};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Busy, WorkState};
@@ -64,15 +64,20 @@ pub(crate) fn run(
         plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
     let target = (plan.output_level, plan.output_run);
     match plan.action {
-        CompactionAction::Drop => install_compaction(inner, core, &removed, Vec::new(), target),
-        CompactionAction::Move => {
-            inner.counters().trivial_moves.add(1);
-            let moved = removed.iter().filter_map(|number| version.find_table(*number));
-            let metas: Vec<TableMeta> = moved.map(|(_, _, table)| table.meta().clone()).collect();
-            assert_eq!(metas.len(), removed.len(), "a move keeps every table");
+        action @ (CompactionAction::Drop | CompactionAction::Move) => {
+            let named = removed.iter().filter_map(|number| version.find_table(*number));
+            let mut metas: Vec<TableMeta> =
+                named.map(|(_, _, table)| table.meta().clone()).collect();
+            assert_eq!(metas.len(), removed.len(), "a plan names tables of its version");
+            let totals = whole_table_totals(action, &metas);
+            inner.counters().count_compaction(&core.counters, plan, totals);
+            if action == CompactionAction::Drop {
+                metas.clear();
+            }
             install_compaction(inner, core, &removed, metas, target)
         }
         CompactionAction::Merge => {
+            let start_ns = inner.clock.monotonic_ns();
             let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
             let mut poll = |_: JobProgress| {
                 if inner.work.lock().shutdown {
@@ -91,15 +96,9 @@ pub(crate) fn run(
                 poll: &mut poll,
             };
             let output = run_job(plan, &mut context)?;
-            let counters = inner.counters();
-            counters.compactions.add(1);
-            counters.compaction_bytes_read.add(output.bytes_read);
-            counters.compaction_bytes_written.add(output.bytes_written);
-            counters.entries_dropped.add(output.entries_in - output.entries_out);
-            core.levels.bytes_read[plan.output_level]
-                .fetch_add(output.bytes_read, Ordering::Relaxed);
-            core.levels.bytes_written[plan.output_level]
-                .fetch_add(output.bytes_written, Ordering::Relaxed);
+            let duration_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+            let totals = merge_totals(&output, duration_ns);
+            inner.counters().count_compaction(&core.counters, plan, totals);
             install_compaction(inner, core, &removed, output.added, target)
         }
     }

@@ -15,6 +15,7 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     let Some(memory) = core.view.load().immutables.last().cloned() else { return Ok(()) };
     // Writers that took their place before the rotation may still be inserting, or waiting for their sync.
     inner.commit().wait_visible(memory.cut())?;
+    let start_ns = inner.clock.monotonic_ns();
     let options = core.options.load_full();
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
     let context = FlushContext {
@@ -29,12 +30,9 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     if others_in_memory(inner, core) {
         inner.commit().sync(&*inner.clock)?;
     }
-    let entries_written = table.as_ref().map_or(0, |meta| meta.entry_count);
-    let bytes_written = table.as_ref().map_or(0, |meta| meta.file_bytes);
-    inner.counters().flushes.add(1);
-    inner.counters().flush_bytes.add(bytes_written);
-    inner.counters().entries_dropped.add(memory.table.entry_count() - entries_written);
-    core.levels.bytes_written[0].fetch_add(bytes_written, std::sync::atomic::Ordering::Relaxed);
+    let duration_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+    let entries = memory.table.entry_count();
+    inner.counters().count_flush(&core.counters, entries, table.as_ref(), duration_ns);
     install_flush(inner, core, &memory, table)
 }
 

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use crate::batch::WriteBatch;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
-use crate::db::metrics::{KeyspaceMetrics, keyspace_metrics};
+use crate::db::metrics::KeyspaceMetrics;
+use crate::db::metrics::gather::keyspace_metrics;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::{background, manual, read, write};
 use crate::error::{Error, Result};
@@ -153,7 +154,7 @@ impl Keyspace {
 
     /// The metrics of this keyspace alone.
     pub fn metrics(&self) -> KeyspaceMetrics {
-        keyspace_metrics(&self.core)
+        keyspace_metrics(self.inner(), &self.core)
     }
 }
 

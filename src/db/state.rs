@@ -32,7 +32,8 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
 use crate::db::commit::{CommitQueue, CommitState};
-use crate::db::counters::Counters;
+use crate::db::counters::{Counters, KeyspaceCounters};
+use crate::db::disk_usage::DiskUsage;
 use crate::db::snapshots::SnapshotList;
 use crate::db::throttle::Throttle;
 use crate::db::work::WorkQueue;
@@ -45,6 +46,7 @@ use crate::memtable::MemTable;
 use crate::options::{Compaction, DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
 use crate::version::Version;
+use crate::version::totals::LifetimeTotals;
 
 /// The keyspace that every database has.
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
@@ -142,14 +144,7 @@ pub(crate) struct KeyspaceCore {
     pub(crate) throttle: Throttle,
     /// What the strategy said must still be moved, when it was last asked.
     pub(crate) debt_bytes: AtomicU64,
-    pub(crate) levels: LevelCounters,
-}
-
-/// What compaction did to each level of a keyspace since open.
-#[derive(Debug, Default)]
-pub(crate) struct LevelCounters {
-    pub(crate) bytes_written: [AtomicU64; crate::version::LEVEL_COUNT],
-    pub(crate) bytes_read: [AtomicU64; crate::version::LEVEL_COUNT],
+    pub(crate) counters: KeyspaceCounters,
 }
 
 impl fmt::Debug for KeyspaceCore {
@@ -180,7 +175,7 @@ impl KeyspaceCore {
             dropped: AtomicBool::new(false),
             throttle: Throttle::default(),
             debt_bytes: AtomicU64::new(0),
-            levels: LevelCounters::default(),
+            counters: KeyspaceCounters::default(),
         })
     }
 
@@ -228,6 +223,8 @@ pub(crate) struct Tree {
     /// Length of the manifest when it held nothing but its first record.
     pub(crate) snapshot_bytes: u64,
     pub(crate) state: ManifestState,
+    /// What of the totals since open is in `state` already.
+    pub(crate) totals_in_state: LifetimeTotals,
 }
 
 /// What reads share with handles that outlive the database: iterators and their tables.
@@ -250,6 +247,7 @@ pub(crate) struct Inner {
     /// The user's strategies, by name.
     pub(crate) strategies: BTreeMap<String, Arc<dyn CompactionStrategy>>,
     pub(crate) read: Arc<ReadShared>,
+    pub(crate) disk: Arc<DiskUsage>,
     pub(crate) default_keyspace: Arc<KeyspaceCore>,
     pub(crate) keyspaces: ArcSwap<KeyspaceMap>,
     pub(crate) tree: Mutex<Tree>,
@@ -273,6 +271,28 @@ impl Inner {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.read.counters
+    }
+
+    /// What was written since open, as the manifest keeps it.
+    pub(crate) fn totals_since_open(&self) -> LifetimeTotals {
+        let jobs = self.counters().jobs();
+        let compactions = jobs.compactions.into_iter();
+        let (through, writes) = {
+            let commit = self.commit().lock();
+            (SequenceNumber(commit.next_sequence.0.saturating_sub(1)), commit.totals)
+        };
+        LifetimeTotals {
+            through,
+            user_bytes: writes.user_bytes,
+            user_operations: writes.operations,
+            wal_bytes: writes.wal_bytes,
+            flushes: jobs.flushes.count,
+            flush_bytes: jobs.flushes.bytes,
+            manifest_bytes: self.counters().manifest_bytes.get(),
+            compactions: compactions
+                .map(|((level, reason), totals)| ((level, reason.to_owned()), totals))
+                .collect(),
+        }
     }
 
     /// A file number that was never used.

@@ -172,7 +172,7 @@ fn pass_throttle(inner: &Inner, core: &KeyspaceCore, bytes: u64, stall: Stall) -
         }
     })?;
     if waited_ns > 0 {
-        inner.counters().count_stall(StallCause::Debt, waited_ns);
+        inner.counters().count_stall(&core.counters, StallCause::Debt, waited_ns);
     }
     Ok(())
 }
@@ -269,9 +269,8 @@ fn wait_for_room(inner: &Inner, core: &KeyspaceCore, stall: Stall) -> Result<()>
     background::wait_for_flush(inner, || {
         core.view.load().immutables.len() + 1 < core.options.load().memtables_max
     })?;
-    inner
-        .counters()
-        .count_stall(StallCause::Memtables, inner.clock.monotonic_ns().saturating_sub(start_ns));
+    let waited_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+    inner.counters().count_stall(&core.counters, StallCause::Memtables, waited_ns);
     Ok(())
 }
 
