@@ -107,6 +107,8 @@ pub struct Metrics {
     pub cache_hits: u64,
     /// Blocks not found in the block cache.
     pub cache_misses: u64,
+    /// Tables opened; one that was closed for want of room and opened again counts again.
+    pub tables_opened: u64,
     /// Background jobs that failed.
     pub background_errors: u64,
     /// Passes of the scrubber.
@@ -154,8 +156,6 @@ pub struct Metrics {
     pub oldest_snapshot_age_ms: u64,
     /// The newest visible sequence number.
     pub sequence: u64,
-    /// Tables that are open.
-    pub open_tables: u64,
     /// The first error of a background job since open.
     pub first_background_error: Option<String>,
     /// Each keyspace.

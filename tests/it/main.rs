@@ -12,6 +12,7 @@
 //! * [`fuzz_smoke`]: mutated directories never panic.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
+//! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
@@ -36,6 +37,7 @@ mod damage;
 mod faults;
 mod fsync;
 mod fuzz_smoke;
+mod metrics;
 mod model;
 mod support;
 mod tidy;

@@ -118,6 +118,7 @@ pub(super) const METRICS: &[Field<Metrics>] = &[
     ),
     field!(Metrics, Counter, cache_hits, "Blocks found in the block cache."),
     field!(Metrics, Counter, cache_misses, "Blocks not found in the block cache."),
+    field!(Metrics, Counter, tables_opened, "Tables opened."),
     field!(Metrics, Counter, background_errors, "Background jobs that failed."),
     field!(Metrics, Counter, scrub_passes, "Passes of the scrubber."),
     field!(Metrics, Gauge, cache_bytes, "Bytes in the block cache."),
@@ -142,7 +143,6 @@ pub(super) const METRICS: &[Field<Metrics>] = &[
     field!(Metrics, Gauge, snapshots, "Distinct live snapshots."),
     field!(Metrics, Gauge, oldest_snapshot_age_ms, "Age of the oldest live snapshot."),
     field!(Metrics, Gauge, sequence, "The newest visible sequence number."),
-    field!(Metrics, Gauge, open_tables, "Tables that are open."),
 ];
 
 /// The numbers of a keyspace.

@@ -121,7 +121,7 @@ fn add_reads(inner: &Inner, metrics: &mut Metrics) {
     metrics.cache_hits = get.cache_hits + scan.cache_hits;
     metrics.cache_misses = get.cache_misses + scan.cache_misses;
     metrics.cache_bytes = inner.read.tables.cache_bytes();
-    metrics.open_tables = inner.read.tables.open_count();
+    metrics.tables_opened = inner.read.tables.open_count();
 }
 
 fn add_disk(inner: &Inner, metrics: &mut Metrics) {

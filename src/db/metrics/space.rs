@@ -4,6 +4,7 @@ use crate::db::metrics::ratio;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::visible::VisibleCursor;
 use crate::error::Result;
+use crate::version::Run;
 
 /// What a scan of everything found: see [`Db::measure_space`](crate::Db::measure_space).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,32 +47,41 @@ pub(crate) fn measure(inner: &Inner) -> Result<SpaceMeasurement> {
     Ok(measured)
 }
 
-/// What a scan would return, estimated without one: the logical bytes of the last level that holds tables, and for what
-/// lies above it the share of its entries that the last level does not seem to know. Deletes count against.
+/// What a scan would return, estimated without one, run by run from the oldest. What meets no older run is new, and counts
+/// in full. What does is new or replaces something; the more there is below, the likelier the latter. A tombstone counts
+/// against what it hides.
 pub(super) fn live_bytes_estimate(core: &KeyspaceCore) -> u64 {
     let view = core.view.load();
+    let runs = view.version.levels.iter().flat_map(|level| &level.runs);
+    let newest_first: Vec<&Run> = runs.map(|run| &**run).collect();
+    let mut live_bytes = 0.0;
+    for (at, run) in newest_first.iter().enumerate().rev() {
+        let (new_bytes, meeting_bytes) = new_and_meeting_bytes(run, &newest_first[at + 1..]);
+        live_bytes = add_meeting(live_bytes, meeting_bytes) + new_bytes;
+    }
     let memories = std::iter::once(&view.active).chain(&view.immutables);
     let in_memory: u64 = memories.map(|memory| memory.table.user_bytes()).sum();
-    let logical = |level: usize| -> (u64, u64) {
-        let tables = || {
-            view.version.levels[level]
-                .runs
-                .iter()
-                .flat_map(|run| &run.tables)
-                .map(|table| table.meta())
-        };
-        let live = tables().map(|meta| {
-            let live_share = 1.0 - ratio(2 * meta.tombstone_count, meta.entry_count).min(1.0);
-            ((meta.key_bytes + meta.value_bytes) as f64 * live_share) as u64
-        });
-        (live.sum(), view.version.levels[level].runs.len() as u64)
-    };
-    let Some(last) = view.version.last_nonempty_level() else { return in_memory };
-    let (bottom, bottom_runs) = logical(last);
-    if last == 0 {
-        return bottom / bottom_runs.max(1) + in_memory;
+    add_meeting(live_bytes, in_memory as f64) as u64
+}
+
+/// `live_bytes` after `bytes` that may replace some of it.
+fn add_meeting(live_bytes: f64, bytes: f64) -> f64 {
+    if bytes == 0.0 { live_bytes } else { live_bytes + bytes * bytes / (bytes + live_bytes) }
+}
+
+/// The bytes of keys and values in tables of `run` that meet none of the `older` runs, and in those that do.
+fn new_and_meeting_bytes(run: &Run, older: &[&Run]) -> (f64, f64) {
+    let (mut new_bytes, mut meeting_bytes) = (0.0, 0.0);
+    for table in &run.tables {
+        let meta = table.meta();
+        let live_share = 1.0 - ratio(2 * meta.tombstone_count, meta.entry_count).min(1.0);
+        let bytes = (meta.key_bytes + meta.value_bytes) as f64 * live_share;
+        let meets = |run: &&Run| !run.overlapping(&meta.smallest, &meta.largest).is_empty();
+        if older.iter().any(meets) {
+            meeting_bytes += bytes;
+        } else {
+            new_bytes += bytes;
+        }
     }
-    let above: u64 = (0..last).map(|level| logical(level).0).sum::<u64>() + in_memory;
-    // An entry above the last level is new or replaces one below; the larger the last level, the likelier the latter.
-    bottom + (above as f64 * ratio(above, above + bottom)) as u64
+    (new_bytes, meeting_bytes)
 }
