@@ -195,9 +195,10 @@ fn ascii_bar(part: u64, whole: u64, width: usize) -> String {
 /// The same in blocks, to an eighth of a character.
 fn block_bar(part: u64, whole: u64, width: usize) -> String {
     let eighths = eighths(part, whole, width);
-    let mut bar = "\u{2588}".repeat(eighths / 8);
+    let (full, rest) = (eighths / 8, eighths as u32 % 8);
+    let mut bar = "\u{2588}".repeat(full);
     // The blocks from seven eighths down to one eighth follow the full one.
-    bar.extend(char::from_u32(0x2590 - (eighths % 8) as u32).filter(|_| eighths % 8 > 0));
+    bar.extend(char::from_u32(0x2590 - rest).filter(|_| rest > 0));
     bar
 }
 

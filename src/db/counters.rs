@@ -273,16 +273,17 @@ impl Counters {
 
 /// What a merge did, for [`Counters::count_compaction`].
 pub(crate) fn merge_totals(output: &JobOutput, duration_ns: u64) -> CompactionTotals {
-    let mut totals = CompactionTotals::default();
-    totals.merges = 1;
-    totals.bytes_read = output.bytes_read;
-    totals.bytes_written = output.bytes_written;
-    totals.entries_read = output.entries_in;
-    totals.entries_written = output.entries_out;
-    totals.entries_shadowed = output.dropped_shadowed;
-    totals.tombstones_dropped = output.dropped_tombstones;
-    totals.duration_ns = duration_ns;
-    totals
+    CompactionTotals {
+        merges: 1,
+        bytes_read: output.bytes_read,
+        bytes_written: output.bytes_written,
+        entries_read: output.entries_in,
+        entries_written: output.entries_out,
+        entries_shadowed: output.dropped_shadowed,
+        tombstones_dropped: output.dropped_tombstones,
+        duration_ns,
+        ..CompactionTotals::default()
+    }
 }
 
 /// What moving or dropping `tables` did, for [`Counters::count_compaction`].
@@ -290,21 +291,19 @@ pub(crate) fn whole_table_totals(
     action: CompactionAction,
     tables: &[TableMeta],
 ) -> CompactionTotals {
-    let mut totals = CompactionTotals::default();
     let bytes = tables.iter().map(|meta| meta.file_bytes).sum();
     match action {
         CompactionAction::Move => {
-            totals.moves = 1;
-            totals.bytes_moved = bytes;
+            CompactionTotals { moves: 1, bytes_moved: bytes, ..CompactionTotals::default() }
         }
-        CompactionAction::Drop => {
-            totals.drops = 1;
-            totals.bytes_dropped = bytes;
-            totals.entries_discarded = tables.iter().map(|meta| meta.entry_count).sum();
-        }
+        CompactionAction::Drop => CompactionTotals {
+            drops: 1,
+            bytes_dropped: bytes,
+            entries_discarded: tables.iter().map(|meta| meta.entry_count).sum(),
+            ..CompactionTotals::default()
+        },
         CompactionAction::Merge => unreachable!("a merge reads its tables"),
     }
-    totals
 }
 
 impl StatCounters {

@@ -160,8 +160,12 @@ impl DiskUsage {
             return;
         };
         // Gone first: else the peak would count the file twice.
-        kind_of(from).into_iter().for_each(|kind| state.set(kind, None));
-        kind_of(to).into_iter().for_each(|kind| state.set(kind, Some(file)));
+        if let Some(kind) = kind_of(from) {
+            state.set(kind, None);
+        }
+        if let Some(kind) = kind_of(to) {
+            state.set(kind, Some(file));
+        }
     }
 }
 

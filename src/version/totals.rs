@@ -183,7 +183,9 @@ impl LifetimeTotals {
 
 fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [&mut u64; N]) {
     put_varint(out, N as u64);
-    numbers.into_iter().for_each(|number| put_varint(out, *number));
+    for number in numbers {
+        put_varint(out, *number);
+    }
 }
 
 fn read_numbers<const N: usize>(

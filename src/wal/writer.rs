@@ -465,6 +465,14 @@ impl WalWriter {
         self.segments().map(|segment| segment.data_bytes).sum()
     }
 
+    /// Bytes on disk of all segments, those kept in reserve included.
+    #[cfg(test)]
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let reserve_count = self.spares.len() + usize::from(self.prepared.is_some());
+        let live: u64 = self.segments().map(|segment| segment.file_bytes).sum();
+        live + reserve_count as u64 * self.options.segment_bytes
+    }
+
     /// Forgets the segments before `first_needed`, now that a durable manifest edit says that they
     /// are not needed. Keeps some to be recycled and returns those whose files the caller should
     /// remove.

@@ -78,7 +78,7 @@ struct Script {
 }
 
 impl CompactionStrategy for Script {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "script"
     }
 
@@ -186,7 +186,9 @@ fn no_threads() -> DbOptions {
 /// Two flushes and a merge, watched from within, with a reader that pins what the merge replaces.
 fn write_and_merge(stage: &Stage, predict: &mut Predictions) {
     let Stage { db, .. } = stage;
-    ["a", "b", "c", "a"].into_iter().for_each(|key| stage.put(key));
+    for key in ["a", "b", "c", "a"] {
+        stage.put(key);
+    }
     // The looks: the rotation, the flush's start, its write time, its end.
     let watched = stage.watch(4);
     db.flush().unwrap();
@@ -206,7 +208,16 @@ fn write_and_merge(stage: &Stage, predict: &mut Predictions) {
     let watched = watched.lock().unwrap().clone();
     predict.hold(&watched, &[("in_flight_bytes", table3), ("compactions_running", 1)]);
     predict.hold(&watched.keyspaces[0], &[("compactions_running", 1)]);
-    let metrics = db.metrics();
+    check_sums(stage, predict, [table1, table2, table3]);
+    check_merge(&db.metrics(), predict, [table1, table2, table3]);
+    drop(reader);
+    db.wait_idle().unwrap();
+    predict.hold(&db.metrics(), &[("obsolete_files_removed", 2), ("obsolete_table_bytes", 0)]);
+}
+
+/// After two flushes, `table1` and `table2`, and their merge, `table3`.
+fn check_sums(stage: &Stage, predict: &mut Predictions, [table1, table2, table3]: [u64; 3]) {
+    let metrics = stage.db.metrics();
     let wal_bytes = SEGMENT_HEADER + 4 * PUT_RECORD + 7 + 4 + 4 + 14;
     let of_both = [
         ("user_bytes_written", 51),
@@ -247,6 +258,10 @@ fn write_and_merge(stage: &Stage, predict: &mut Predictions) {
             ("sequence", 6),
         ],
     );
+}
+
+/// The same by reason and by level.
+fn check_merge(metrics: &Metrics, predict: &mut Predictions, [table1, table2, table3]: [u64; 3]) {
     let [part] = &metrics.compactions_by_reason[..] else { panic!("{metrics}") };
     assert_eq!((part.level, part.reason.as_str()), (1, "manual"));
     assert_eq!(metrics.keyspaces[0].compactions_by_reason, metrics.compactions_by_reason);
@@ -277,15 +292,14 @@ fn write_and_merge(stage: &Stage, predict: &mut Predictions) {
         ],
     );
     assert_eq!(metrics.keyspaces[0].levels[0].bytes_written, table1 + table2);
-    drop(reader);
-    db.wait_idle().unwrap();
-    predict.hold(&db.metrics(), &[("obsolete_files_removed", 2), ("obsolete_table_bytes", 0)]);
 }
 
 /// Point reads and scans of one table with `a`, `c` and `d`, and a memtable with `e` and `g`.
 fn read(stage: &Stage, predict: &mut Predictions) {
     let Stage { db, fs, .. } = stage;
-    ["e", "g"].into_iter().for_each(|key| stage.put(key));
+    for key in ["e", "g"] {
+        stage.put(key);
+    }
     // Its filter says no; what it reads is what opening the table reads.
     assert!(db.get("bb").unwrap().is_none());
     let before = fs.counters().bytes_read;
@@ -470,7 +484,9 @@ fn every_number_is_predicted_by_hand() {
     // A database of one life only has done in it what it did since it was opened.
     let life = numbers(&metrics.lifetime);
     let whole = numbers(&metrics);
-    life.iter().for_each(|(name, value)| assert_eq!(whole[name], *value, "{name}"));
+    for (name, value) in &life {
+        assert_eq!(whole[name], *value, "{name}");
+    }
     assert_eq!(metrics.lifetime.compactions_by_reason, metrics.compactions_by_reason);
 }
 
@@ -534,6 +550,11 @@ fn space_is_measured_exactly() {
     assert_eq!(per_keyspace, [41, 9]);
 }
 
+#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
 /// A small real database with flushes and compactions.
 fn run_really(dir: &Path, wal_mode: WalMode) -> Db {
     let options = DbOptions { wal_mode, wal_segment_bytes: 1 << 20, ..no_threads() };
@@ -573,7 +594,7 @@ fn disk_bytes_are_what_the_files_take() {
     assert!(metrics.disk_bytes_peak >= metrics.disk_bytes);
     drop(reader);
     if probe_blocks < 2048 {
-        eprintln!("skipped: this file system compresses, or tells blocks late");
+        skipped("this file system compresses, or tells blocks late");
         return;
     }
     // Each file may take a part of a block more than its length, and some blocks for its map.
@@ -641,7 +662,7 @@ fn read_alone(dir: &Path) {
 #[test]
 fn our_counters_agree_with_those_of_the_process() {
     if process_io().is_none() {
-        eprintln!("skipped: no /proc/self/io here");
+        skipped("there is no /proc/self/io here");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

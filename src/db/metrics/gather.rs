@@ -14,6 +14,7 @@ use crate::db::metrics::{
 };
 use crate::db::state::{Inner, KeyspaceCore, Tree};
 use crate::version::totals::{CompactionTotals, LifetimeTotals};
+use crate::wal::writer::WalWriter;
 
 /// The metrics of the database.
 pub(crate) fn metrics(inner: &Inner) -> Metrics {
@@ -51,7 +52,7 @@ fn add_writes(inner: &Inner, metrics: &mut Metrics) {
     metrics.batches = commit.totals.batches;
     metrics.wal_bytes = commit.totals.wal_bytes;
     metrics.wal_records = commit.totals.wal_records;
-    metrics.wal_live_bytes = commit.wal.as_ref().map_or(0, |wal| wal.live_bytes());
+    metrics.wal_live_bytes = commit.wal.as_ref().map_or(0, WalWriter::live_bytes);
 }
 
 fn add_jobs(inner: &Inner, metrics: &mut Metrics) {

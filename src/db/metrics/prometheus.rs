@@ -233,8 +233,7 @@ mod tests {
 
     #[test]
     fn the_text_is_what_a_strict_reader_accepts_and_holds_every_number() {
-        let mut totals = CompactionTotals::default();
-        totals.bytes_written = 77;
+        let totals = CompactionTotals { bytes_written: 77, ..CompactionTotals::default() };
         let part = CompactionMetrics { level: 2, reason: "level_bytes".to_owned(), totals };
         let odd_name = "a \"b\"\\c\nd";
         let keyspace = KeyspaceMetrics {

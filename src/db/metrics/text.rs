@@ -192,8 +192,7 @@ mod tests {
 
     #[test]
     fn columns_of_a_keyspace_line_up() {
-        let mut totals = CompactionTotals::default();
-        totals.merges = 3;
+        let totals = CompactionTotals { merges: 3, ..CompactionTotals::default() };
         let part = CompactionMetrics { level: 1, reason: "level0_runs".to_owned(), totals };
         let level = |level, bytes_written| LevelMetrics {
             level,

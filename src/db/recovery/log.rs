@@ -52,7 +52,6 @@ pub(super) fn replay_log(
 }
 
 /// Inserts the operations of a record; returns the bytes of their keys and values.
-
 fn apply_record(
     state: &ManifestState,
     cores: &Cores,
