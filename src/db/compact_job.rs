@@ -5,13 +5,13 @@
 //! that is written without a break, every fourth choice goes to the keyspace that waits longest, urgent or not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::filter::MergeFilter;
 use crate::compaction::job::{JobContext, JobProgress, run_job};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
+use crate::db::counters::{merge_totals, whole_table_totals};
 use crate::db::install::{self, install_compaction};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Busy, WorkState};
@@ -137,7 +137,7 @@ pub(crate) fn run(
             input_bytes: job.input_bytes(),
         })
     });
-    let result = run_plan(inner, job, poll);
+    let result = run_plan(inner, job, start_ns, poll);
     inner.listeners.emit(|| {
         Event::CompactionEnd(CompactionEnd {
             job: number,
@@ -151,10 +151,11 @@ pub(crate) fn run(
     result.map(drop)
 }
 
-/// Does what the plan says.
+/// Does what the plan says, since `start_ns`.
 fn run_plan(
     inner: &Inner,
     job: &CompactJob,
+    start_ns: u64,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<CompactionTotals> {
     let CompactJob { core, plan, version, options, .. } = job;
@@ -162,15 +163,16 @@ fn run_plan(
         plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
     let target = (plan.output_level, plan.output_run);
     match plan.action {
-        CompactionAction::Drop => {
-            install_compaction(inner, core, &removed, Vec::new(), target)?;
-            Ok(CompactionTotals::default())
-        }
-        CompactionAction::Move => {
-            inner.counters().trivial_moves.add(1);
-            let moved = removed.iter().filter_map(|number| version.find_table(*number));
-            let metas: Vec<TableMeta> = moved.map(|(_, _, table)| table.meta().clone()).collect();
-            assert_eq!(metas.len(), removed.len(), "a move keeps every table");
+        action @ (CompactionAction::Drop | CompactionAction::Move) => {
+            let named = removed.iter().filter_map(|number| version.find_table(*number));
+            let mut metas: Vec<TableMeta> =
+                named.map(|(_, _, table)| table.meta().clone()).collect();
+            assert_eq!(metas.len(), removed.len(), "a plan names tables of its version");
+            let totals = whole_table_totals(action, &metas);
+            inner.counters().count_compaction(&core.counters, plan, totals);
+            if action == CompactionAction::Drop {
+                metas.clear();
+            }
             install_compaction(inner, core, &removed, metas, target)?;
             Ok(CompactionTotals::default())
         }
@@ -196,23 +198,16 @@ fn run_plan(
                 poll,
             };
             let output = run_job(plan, &mut context)?;
-            let counters = inner.counters();
-            counters.compactions.add(1);
-            counters.compaction_bytes_read.add(output.bytes_read);
-            counters.compaction_bytes_written.add(output.bytes_written);
-            counters.entries_dropped.add(output.entries_in - output.entries_out);
-            counters.entries_filtered.add(output.filtered);
-            core.levels.bytes_read[plan.output_level]
-                .fetch_add(output.bytes_read, Ordering::Relaxed);
-            core.levels.bytes_written[plan.output_level]
-                .fetch_add(output.bytes_written, Ordering::Relaxed);
-            let totals = CompactionTotals {
+            let duration_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+            let totals = merge_totals(&output, duration_ns);
+            inner.counters().count_compaction(&core.counters, plan, totals);
+            let told = CompactionTotals {
                 bytes_read: output.bytes_read,
                 bytes_written: output.bytes_written,
                 entries_dropped: output.entries_in - output.entries_out,
             };
             install_compaction(inner, core, &removed, output.added, target)?;
-            Ok(totals)
+            Ok(told)
         }
     }
 }

@@ -232,7 +232,9 @@ impl MetaTree {
         };
         let expired = expired_share(meta, self.now_ms);
         if expired > 0.0 {
-            segments.iter_mut().for_each(|segment| segment.expire(expired));
+            for segment in segments.iter_mut() {
+                segment.expire(expired);
+            }
         }
         segments
     }

@@ -275,7 +275,9 @@ fn zipf_classes(key_count: u64, theta: f64) -> Vec<Class> {
         first = last + 1;
     }
     let total: f64 = classes.iter().map(|class| class.key_count * class.probability).sum();
-    classes.iter_mut().for_each(|class| class.probability /= total);
+    for class in classes.iter_mut() {
+        class.probability /= total;
+    }
     classes
 }
 
