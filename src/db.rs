@@ -77,8 +77,8 @@ impl Db {
     /// Opens the database in `dir` with default options, and creates it if the directory is missing or empty.
     ///
     /// # Errors
-    /// `Locked` if it is open elsewhere; `Corruption` if a file is missing or damaged; `InvalidArgument` if `dir`
-    /// holds something else; `Unsupported` if a newer esker wrote it; `Io`.
+    /// `Locked` if it is open elsewhere; `Corruption` if a file is missing or damaged; `InvalidArgument` if `dir` holds
+    /// something else; `Unsupported` if a newer esker wrote it; `Io`.
     pub fn open(dir: impl AsRef<Path>) -> Result<Db> {
         Db::builder().open(dir)
     }
@@ -96,9 +96,8 @@ impl Db {
     /// Writes `value` under `key`, with the database's default durability ([`DbOptions::durability`]).
     ///
     /// # Errors
-    /// `InvalidArgument` if the key or value is too long; nothing was written then. `Poisoned` after an earlier
-    /// failure of the log; `Io` if the log fails now: what became of this write is then unknown until the database is
-    /// reopened.
+    /// `InvalidArgument` if the key or value is too long; nothing was written then. `Poisoned` after an earlier failure
+    /// of the log; `Io` if the log fails now: what became of this write is then unknown until the database is reopened.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.default.put(key, value)
     }
@@ -246,8 +245,8 @@ impl Db {
     }
 
     /// Counts exactly what is alive, by reading every entry of every keyspace as of one moment: the exact space
-    /// amplification, of which [`Metrics::space_amplification`] is an estimate. Costs a full scan, which counts as
-    /// one in the metrics.
+    /// amplification, of which [`Metrics::space_amplification`] is an estimate. Costs a full scan, which counts as one
+    /// in the metrics.
     pub fn measure_space(&self) -> Result<SpaceMeasurement> {
         metrics::space::measure(&self.handle.inner)
     }

@@ -6,8 +6,7 @@
 //!
 //! # Parts
 //! A table is *in flight* from its creation until the edit that adds it is durable, *live* until an edit removes it,
-//! and
-//! *obsolete* until its last reader lets go and its file is removed. Who installs edits says so
+//! and *obsolete* until its last reader lets go and its file is removed. Who installs edits says so
 //! ([`DiskUsage::place`]). What an open finds and no manifest names is obsolete until it is removed.
 //!
 //! # What is counted
