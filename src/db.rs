@@ -315,8 +315,8 @@ impl Db {
     }
 
     /// Counts exactly what is alive, by reading every entry of every keyspace as of one moment: the exact space
-    /// amplification, of which [`Metrics::space_amplification`] is an estimate. Costs a full scan, which counts as one in
-    /// the metrics.
+    /// amplification, of which [`Metrics::space_amplification`] is an estimate. Costs a full scan, which counts as one
+    /// in the metrics.
     pub fn measure_space(&self) -> Result<SpaceMeasurement> {
         metrics::space::measure(&self.handle.inner)
     }

@@ -1,22 +1,22 @@
 //! What the database occupies on disk, by part, at every moment, and the most it ever was.
 //!
-//! [`MeteredFs`] stands in front of the file system and tells [`DiskUsage`] of every file that is created, grows, moves
-//! or goes. So nothing lists the directory to know its size, files that a job is still writing count as they grow, and
-//! the peak is exact: it is looked at after every growth.
+//! [`MeteredFs`] stands in front of the file system and tells [`DiskUsage`] of every file that is created, grows,
+//! moves or goes. So nothing lists the directory to know its size, files that a job is still writing count as they
+//! grow, and the peak is exact: it is looked at after every growth.
 //!
 //! # Parts
-//! A table is *in flight* from its creation until the edit that adds it is durable, *live* until an edit removes it, and
-//! *obsolete* until its last reader lets go and its file is removed. Who installs edits says so ([`DiskUsage::place`]).
-//! What an open finds and no manifest names is obsolete until it is removed.
+//! A table is *in flight* from its creation until the edit that adds it is durable, *live* until an edit removes it,
+//! and *obsolete* until its last reader lets go and its file is removed. Who installs edits says so
+//! ([`DiskUsage::place`]). What an open finds and no manifest names is obsolete until it is removed.
 //!
 //! # What is counted
-//! Lengths of our own files. Foreign files are not ours; a log segment counts in full from its allocation. Of an append
-//! that failed nothing is counted, though part of it may stand in the file: it is about to be removed, or the database
-//! is poisoned.
+//! Lengths of our own files. Foreign files are not ours; a log segment counts in full from its allocation. Of an
+//! append that failed nothing is counted, though part of it may stand in the file: it is about to be removed, or the
+//! database is poisoned.
 //!
 //! # Locks
-//! One mutex, a leaf. It is taken once for each create, remove and append (appends are a mebibyte), never for a write to
-//! the log or a read.
+//! One mutex, a leaf. It is taken once for each create, remove and append (appends are a mebibyte), never for a write
+//! to the log or a read.
 
 use std::collections::HashMap;
 use std::path::Path;

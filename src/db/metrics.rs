@@ -5,12 +5,12 @@
 //! [`Metrics::space_amplification`].
 //!
 //! # Counters and gauges
-//! A counter only grows while the database is open; a gauge says how things are. [`Metrics::since`] makes a report of an
-//! interval out of two of the whole: it subtracts the counters and keeps the gauges of the later one.
+//! A counter only grows while the database is open; a gauge says how things are. [`Metrics::since`] makes a report of
+//! an interval out of two of the whole: it subtracts the counters and keeps the gauges of the later one.
 //!
 //! # Files
-//! `fields` lists every number once, with its kind and a sentence about it. `gather` fills the structs from the engine's
-//! counters. `space` estimates and measures what is alive. `text` and `prometheus` print.
+//! `fields` lists every number once, with its kind and a sentence about it. `gather` fills the structs from the
+//! engine's counters. `space` estimates and measures what is alive. `text` and `prometheus` print.
 
 mod fields;
 pub(crate) mod gather;
@@ -263,8 +263,8 @@ pub struct LevelMetrics {
     pub bytes_read: u64,
 }
 
-/// What was written to a database since it was created, over all opens, as its manifest keeps it. What the last process
-/// did after its last manifest edit is missing if it was killed, except for writes that are in the log.
+/// What was written to a database since it was created, over all opens, as its manifest keeps it. What the last
+/// process did after its last manifest edit is missing if it was killed, except for writes that are in the log.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -352,8 +352,9 @@ impl Metrics {
         ratio(self.disk_bytes, self.live_bytes_estimate)
     }
 
-    /// What happened between `earlier`, taken of the same open database, and this: counters are differences, gauges and
-    /// `lifetime` are those of now. Any two reports make an interval, so several observers do not disturb each other.
+    /// What happened between `earlier`, taken of the same open database, and this: counters are differences, gauges
+    /// and `lifetime` are those of now. Any two reports make an interval, so several observers do not disturb each
+    /// other.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -11,8 +11,8 @@
 //! compaction := level:varint reason:slice numbers
 //! numbers    := count:varint varint[count]
 //! ```
-//! Numbers stand in the order of the fields. Readers take those they know and pass over the rest; those that are missing
-//! are 0. So a later version can count more. Reasons are text for the same cause.
+//! Numbers stand in the order of the fields. Readers take those they know and pass over the rest; those that are
+//! missing are 0. So a later version can count more. Reasons are text for the same cause.
 //!
 //! Nothing depends on these sums; they saturate.
 

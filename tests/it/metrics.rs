@@ -1,8 +1,8 @@
 //! The metrics say what was done: every number is predicted by hand, and held against the operating system's.
 //!
-//! * Scripted databases on the simulated file system, without threads and with a clock that goes on by a millisecond at
-//!   each look: sums, lengths and times follow from the script. A number that no script predicts as something other than
-//!   0 fails the test, and so does a new one that nobody has predicted.
+//! * Scripted databases on the simulated file system, without threads and with a clock that goes on by a millisecond
+//!   at each look: sums, lengths and times follow from the script. A number that no script predicts as something
+//!   other than 0 fails the test, and so does a new one that nobody has predicted.
 //! * What the process wrote, by `/proc/self/io`, in a process of its own.
 //! * What lies on disk, by the lengths and the blocks of the files.
 //! * What the manifest keeps over a crash and over many opens.
@@ -31,8 +31,9 @@ use crate::support::DIR;
 
 const MS: u64 = 1_000_000;
 const SEGMENT_BYTES: u64 = 64 << 10;
-/// A put of a key of 1 byte and a value of 9, as a record of the log: tag, check and guard; payload length, entry count,
-/// sequence number and synced offset, a byte each; keyspace, kind and the two lengths, a byte each; key and value.
+/// A put of a key of 1 byte and a value of 9, as a record of the log: tag, check and guard; payload length, entry
+/// count, sequence number and synced offset, a byte each; keyspace, kind and the two lengths, a byte each; key and
+/// value.
 const PUT_RECORD: u64 = 7 + 4 + 4 + 1 + 9;
 const SEGMENT_HEADER: u64 = 64;
 

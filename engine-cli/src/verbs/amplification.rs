@@ -1,9 +1,10 @@
 //! `amp`: write, read and space amplification, as a whole and by part.
 //!
 //! A program that only just opened a database has written and read nothing, so what it shows is what the directory
-//! knows: the write amplification of the database's whole life, from the totals in the manifest; the runs of the tree; and
-//! the sizes on disk. What was counted since the open stands beside it where there is something. `--exact` reads every
-//! entry and so knows what is alive, where otherwise the engine's estimate stands; it also shows what scanning cost.
+//! knows: the write amplification of the database's whole life, from the totals in the manifest; the runs of the
+//! tree; and the sizes on disk. What was counted since the open stands beside it where there is something. `--exact`
+//! reads every entry and so knows what is alive, where otherwise the engine's estimate stands; it also shows what
+//! scanning cost.
 
 use esker::{CompactionMetrics, LifetimeMetrics, Metrics, SpaceMeasurement};
 use serde::Serialize;

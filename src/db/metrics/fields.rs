@@ -1,7 +1,7 @@
 //! Every number of the metrics, once: its name, whether it counts or gauges, and a sentence about it.
 //!
-//! Differences ([`Metrics::since`]) and the Prometheus text are made of these lists, so neither can forget a number that
-//! stands here; and a test holds the lists against the structs.
+//! Differences ([`Metrics::since`]) and the Prometheus text are made of these lists, so neither can forget a number
+//! that stands here; and a test holds the lists against the structs.
 
 use crate::db::metrics::{KeyspaceMetrics, LevelMetrics, LifetimeMetrics, Metrics, StallMetrics};
 use crate::version::totals::CompactionTotals;

@@ -1,8 +1,8 @@
 //! Fills the metrics from the counters, the trees and the disk usage.
 //!
-//! The tree lock is held meanwhile, so that a flush that ends just now is seen either in the memtables or in the sums of
-//! what was flushed, and the manifest's totals fit those since open. Counters that every operation touches are read one
-//! after the other: two of them may be some operations apart.
+//! The tree lock is held meanwhile, so that a flush that ends just now is seen either in the memtables or in the sums
+//! of what was flushed, and the manifest's totals fit those since open. Counters that every operation touches are
+//! read one after the other: two of them may be some operations apart.
 
 use std::sync::atomic::Ordering;
 

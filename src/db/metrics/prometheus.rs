@@ -1,8 +1,8 @@
 //! The metrics in the text format that Prometheus scrapes.
 //!
-//! Names are those of the fields with `esker_` in front; counters end in `_total`; times are in seconds. What belongs to
-//! a keyspace, a level or a reason has labels. Each family stands in one piece with its `HELP` and `TYPE` before it, as
-//! the format demands.
+//! Names are those of the fields with `esker_` in front; counters end in `_total`; times are in seconds. What belongs
+//! to a keyspace, a level or a reason has labels. Each family stands in one piece with its `HELP` and `TYPE` before
+//! it, as the format demands.
 
 use std::fmt::Write as _;
 

@@ -47,9 +47,9 @@ pub(crate) fn measure(inner: &Inner) -> Result<SpaceMeasurement> {
     Ok(measured)
 }
 
-/// What a scan would return, estimated without one, run by run from the oldest. What meets no older run is new, and counts
-/// in full. What does is new or replaces something; the more there is below, the likelier the latter. A tombstone counts
-/// against what it hides.
+/// What a scan would return, estimated without one, run by run from the oldest. What meets no older run is new, and
+/// counts in full. What does is new or replaces something; the more there is below, the likelier the latter. A
+/// tombstone counts against what it hides.
 pub(super) fn live_bytes_estimate(core: &KeyspaceCore) -> u64 {
     let view = core.view.load();
     let runs = view.version.levels.iter().flat_map(|level| &level.runs);

@@ -1,7 +1,7 @@
 //! Step 4 of an open: the log into memtables, and where the log goes on.
 //!
-//! Only what the tables do not hold yet is inserted. What was written after the manifest last summed up what users wrote
-//! is summed up here, so that the totals of the database's life survive a crash.
+//! Only what the tables do not hold yet is inserted. What was written after the manifest last summed up what users
+//! wrote is summed up here, so that the totals of the database's life survive a crash.
 
 use crate::batch::operations;
 use crate::db::recovery::{Cores, OpenRequest};
@@ -14,8 +14,8 @@ use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
 use crate::wal::segment::RecordKind;
 use crate::wal::{WalPosition, WalStart};
 
-/// Step 4: replays what the tables do not hold into the memtables of `cores`. Also sums up the writes that the totals of
-/// `state` do not know yet.
+/// Step 4: replays what the tables do not hold into the memtables of `cores`. Also sums up the writes that the totals
+/// of `state` do not know yet.
 pub(super) fn replay_log(
     request: &OpenRequest,
     state: &ManifestState,
