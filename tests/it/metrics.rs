@@ -470,7 +470,7 @@ fn limit(predict: &mut Predictions) {
     let options = DbOptions { background_threads: 1, compaction_rate, ..DbOptions::default() };
     let stage = Stage::new(&options, KeyspaceOptions::default());
     let Stage { db, .. } = &stage;
-    db.put("a", [0; 50_000]).unwrap();
+    db.put("a", vec![0; 50_000]).unwrap();
     db.flush().unwrap();
     assert_eq!(db.metrics().compaction_rate, Some(1 << 20));
     predict.hold(&db.metrics(), &[("compaction_limited_bytes", 0), ("compaction_limited_ns", 0)]);
