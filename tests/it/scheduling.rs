@@ -234,7 +234,6 @@ fn a_limited_compaction_takes_its_share_and_flush_passes_it() {
             let limited = CompactOptions { is_rate_limited: true };
             flush_run(&bed.db, 100);
             flush_run(&bed.db, 100);
-            let mut go_on = |_| ControlFlow::Continue(());
             let first = AtomicU64::new(0);
             let has_written = AtomicBool::new(false);
             thread::scope(|scope| {
