@@ -22,6 +22,7 @@ mod outputs;
 pub(crate) mod planned;
 pub(crate) mod retention;
 pub(crate) mod size_tiered;
+pub(crate) mod slice;
 mod stack;
 #[cfg(test)]
 mod tests;

@@ -73,6 +73,8 @@ pub(crate) struct Retention<'a> {
     key: Vec<u8>,
     /// The last entry of the current key; `None` before the first entry.
     last: Option<Last>,
+    /// Whether that is the first of its key.
+    begins_key: bool,
 }
 
 impl<'a> Retention<'a> {
@@ -80,7 +82,7 @@ impl<'a> Retention<'a> {
     pub(crate) fn new(snapshots: &'a [SequenceNumber]) -> Self {
         assert!(!snapshots.is_empty(), "the visible sequence number is always in use");
         assert!(snapshots.is_sorted(), "snapshots are ascending");
-        Retention { snapshots, key: Vec::new(), last: None }
+        Retention { snapshots, key: Vec::new(), last: None, begins_key: false }
     }
 
     /// The fate of the next entry. `at_bottom` is asked only where the answer matters, at most once
@@ -95,6 +97,7 @@ impl<'a> Retention<'a> {
         let stripe = self.stripe_of(trailer.sequence());
         let order = self.last.map_or(Ordering::Less, |_| self.key.as_slice().cmp(key));
         let last = self.last.replace(Last { trailer, stripe });
+        self.begins_key = order == Ordering::Less;
         match (order, last) {
             (Ordering::Equal, Some(last)) if last.trailer <= trailer => return Err(disorder(key)),
             (Ordering::Equal, Some(last))
@@ -116,6 +119,12 @@ impl<'a> Retention<'a> {
             ValueKind::Delete => Fate::DropTombstone,
             _ => Fate::KeepAsOldest,
         })
+    }
+
+    /// Whether the last entry was the first of its user key.
+    #[inline]
+    pub(crate) fn begins_key(&self) -> bool {
+        self.begins_key
     }
 
     /// The index of the first snapshot that sees `sequence`; past the end if none does.

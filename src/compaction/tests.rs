@@ -113,6 +113,7 @@ impl Sim {
             expiry_min_ms: u64::MAX,
             expiry_max_ms: u64::MAX,
             checksum: 0,
+            hidden_entry_count: 0,
         })))
     }
 

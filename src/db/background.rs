@@ -166,13 +166,13 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             remove_unreferenced(inner);
             Ok(())
         }
-        Job::Compact(job) => {
+        Job::Compact(mut job) => {
             let single = inner.options.background_threads == 1;
-            let result = compact_job::run(inner, &job, &mut || {
+            let result = compact_job::run(inner, &mut job, &mut || {
                 if single { run_due_flush(inner) } else { Ok(()) }
             });
             let mut state = inner.work.lock();
-            state.release(job.core.id, &job.plan, &job.version);
+            state.release(&job.reservation);
             state.compaction_wanted = true;
             note_result(inner, &mut state, &result, false);
             drop(state);

@@ -64,18 +64,18 @@ pub(crate) fn compact_range(
     let pause = Pause::new(inner, core)?;
     let version = Arc::clone(&core.view.load().version);
     if let Some(plan) = plan_range(&version, bounds) {
-        let job =
-            CompactJob { core: Arc::clone(core), plan, version, options: core.options.load_full() };
-        let running = {
+        let (running, reservation) = {
             let mut state = inner.work.lock();
             inner.check_open()?;
-            state.reserve(core.id, &job.plan, &job.version);
-            Running::begin(&inner.work, &mut state)
+            let reservation = state.reserve(core.id, &plan, &version);
+            (Running::begin(&inner.work, &mut state), reservation)
         };
-        let result = run(inner, &job, &mut || {
+        let (core, options) = (Arc::clone(core), core.options.load_full());
+        let mut job = CompactJob { core, plan, version: Some(version), options, reservation };
+        let result = run(inner, &mut job, &mut || {
             if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) }
         });
-        inner.work.lock().release(core.id, &job.plan, &job.version);
+        inner.work.lock().release(&job.reservation);
         drop(job);
         drop(running);
         result?;
@@ -145,7 +145,8 @@ fn plan_range(version: &Version, (lower, upper): &(KeyBound, KeyBound)) -> Optio
     })
 }
 
-/// Whether a rewrite at the bottom could drop something: tombstones, or versions whose numbers are not all zero.
+/// Whether a rewrite at the bottom could drop something: tombstones, versions whose numbers are not all zero, or what
+/// is hidden.
 fn has_garbage(meta: &TableMeta) -> bool {
-    meta.tombstone_count > 0 || meta.sequence_max.0 > 0
+    meta.tombstone_count > 0 || meta.sequence_max.0 > 0 || meta.is_partial()
 }
