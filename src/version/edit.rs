@@ -22,13 +22,13 @@
 //! | 9 | last sequence | sequence:varint |
 //! | 10 | first WAL segment | number:varint |
 //! | 11 | WAL synced | segment:varint offset:varint |
-//! | 12 | part of a table added | keyspace:varint level:varint run:varint meta hidden_entry_count:varint |
+//! | 12 | part of a table added | as 4, then hidden:varint |
 //!
 //! `options` is `(name:slice value:slice)*`, a slice a varint length and that many bytes, and
 //! `meta` is the fields of [`TableMeta`] in their order: numbers as varints, keys as slices, the
 //! checksum as `u32`. Expiry times are stored plus one (modulo 2^64), so that *never* takes one
-//! byte. A table whose file holds entries that belong to no tree any more has tag 12, and their
-//! number, which is not 0, behind `meta`.
+//! byte. A table of whose file only a part belongs to the tree has tag 12; `hidden`, which is not 0,
+//! is the number of entries that do not.
 //!
 //! Tags 7 to 11 stand at most once. Payloads are read to their last byte. An unknown tag below 0x80
 //! changes the meaning of the edit, so it is an

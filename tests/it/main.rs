@@ -13,6 +13,7 @@
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
+//! * [`slices`]: merges installed in slices free space while they run, and may fail anywhere.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -37,5 +38,6 @@ mod faults;
 mod fsync;
 mod fuzz_smoke;
 mod model;
+mod slices;
 mod support;
 mod tidy;
