@@ -26,6 +26,7 @@ pub(crate) mod pressure;
 pub(crate) mod retention;
 pub mod simulator;
 pub(crate) mod size_tiered;
+pub(crate) mod slice;
 mod stack;
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,8 @@ pub(crate) struct Retention<'a> {
     key: Vec<u8>,
     /// The last entry of the current key; `None` before the first entry.
     last: Option<Last>,
+    /// Whether that is the first of its key.
+    begins_key: bool,
 }
 
 impl<'a> Retention<'a> {
@@ -116,6 +118,7 @@ impl<'a> Retention<'a> {
             replaced: None,
             key: Vec::new(),
             last: None,
+            begins_key: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl<'a> Retention<'a> {
         let order = self.last.map_or(Ordering::Less, |_| self.key.as_slice().cmp(key));
         self.replaced = None;
         let last = self.last.replace(Last { trailer, stripe });
+        self.begins_key = order == Ordering::Less;
         match (order, last) {
             (Ordering::Equal, Some(last)) if last.trailer <= trailer => return Err(disorder(key)),
             (Ordering::Equal, Some(last))
@@ -216,6 +220,12 @@ impl<'a> Retention<'a> {
         }
         self.filtered_count += 1;
         Ok(self.replaced.is_none())
+    }
+
+    /// Whether the last entry was the first of its user key.
+    #[inline]
+    pub(crate) fn begins_key(&self) -> bool {
+        self.begins_key
     }
 
     /// The index of the first snapshot that sees `sequence`; past the end if none does.

@@ -184,14 +184,14 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             remove_unreferenced(inner);
             Ok(())
         }
-        Job::Compact(job) => {
+        Job::Compact(mut job) => {
             let single = inner.options.background_threads == 1;
             let mut flush = || if single { run_due_flush(inner) } else { Ok(()) };
             let mut gate = Gate::new(inner, job.cancel_count, Some(gate::priority(&job.plan)));
             let result =
-                compact_job::run(inner, &job, &mut |progress| gate.pass(progress, &mut flush));
+                compact_job::run(inner, &mut job, &mut |progress| gate.pass(progress, &mut flush));
             let mut state = inner.work.lock();
-            state.release(job.core.id, &job.plan, &job.version);
+            state.release(&job.reservation);
             state.compaction_wanted = true;
             note_result(inner, &mut state, &result, (BackgroundTask::Compaction, &job.core));
             drop(state);

@@ -65,7 +65,7 @@ pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
 }
 
 fn verify_table(inner: &Inner, table: &Arc<Table>) -> Result<()> {
-    inner.read.tables.open(table)?.verify_all()
+    inner.read.tables.open(table)?.verify_all(table.meta())
 }
 
 /// Reads the manifest again: it must say what is in memory.

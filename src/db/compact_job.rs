@@ -11,16 +11,17 @@ use std::time::Duration;
 use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::filter::MergeFilter;
 use crate::compaction::job::{JobContext, JobProgress, run_job};
+use crate::compaction::slice::{Replacement, slice_bytes};
 use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
-use crate::db::install::{self, install_compaction};
+use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Busy, WorkState};
+use crate::db::work::{Busy, Reservation, WorkState};
 use crate::error::Result;
 use crate::event::{
     BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
 };
+use crate::key::FileNumber;
 use crate::options::KeyspaceOptions;
-use crate::table::TableMeta;
 use crate::version::Version;
 
 /// A compaction that was chosen, with what it was chosen from.
@@ -28,8 +29,10 @@ use crate::version::Version;
 pub(crate) struct CompactJob {
     pub(crate) core: Arc<KeyspaceCore>,
     pub(crate) plan: Arc<CompactionPlan>,
-    pub(crate) version: Arc<Version>,
+    /// Until it runs.
+    pub(crate) version: Option<Arc<Version>>,
     pub(crate) options: Arc<KeyspaceOptions>,
+    pub(crate) reservation: Reservation,
     /// How often compactions had been cancelled when this one was chosen.
     pub(crate) cancel_count: u64,
 }
@@ -38,7 +41,8 @@ impl CompactJob {
     /// Length of the input files.
     fn input_bytes(&self) -> u64 {
         let numbers = self.plan.inputs.iter().flat_map(|input| &input.tables);
-        let tables = numbers.filter_map(|number| self.version.find_table(*number));
+        let version = self.version.as_ref();
+        let tables = numbers.filter_map(|number| version?.find_table(*number));
         tables.map(|(_, _, table)| table.meta().file_bytes).sum()
     }
 }
@@ -91,9 +95,10 @@ pub(crate) fn pick(inner: &Inner, state: &mut WorkState) -> Option<CompactJob> {
             });
             return None;
         }
-        state.reserve(core.id, &plan, &version);
+        let reservation = state.reserve(core.id, &plan, &version);
         let cancel_count = inner.work.cancel_count();
-        return Some(CompactJob { core, plan: Arc::new(plan), version, options, cancel_count });
+        let (plan, version) = (Arc::new(plan), Some(version));
+        return Some(CompactJob { core, plan, version, options, reservation, cancel_count });
     }
     None
 }
@@ -124,7 +129,7 @@ pub(crate) fn due_at_ms(inner: &Inner, state: &WorkState) -> Option<u64> {
 /// Runs `job` and installs what it made. `poll` is called between blocks of output, and ends the job by an error.
 pub(crate) fn run(
     inner: &Inner,
-    job: &CompactJob,
+    job: &mut CompactJob,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<()> {
     let number = inner.listeners.new_job();
@@ -154,67 +159,89 @@ pub(crate) fn run(
 /// Does what the plan says.
 fn run_plan(
     inner: &Inner,
-    job: &CompactJob,
+    job: &mut CompactJob,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<CompactionTotals> {
-    let CompactJob { core, plan, version, options, .. } = job;
-    let removed: Vec<_> =
-        plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
+    // Not kept in the job: the files of tables that leave the tree meanwhile could not be freed.
+    let version = job.version.take().expect("a job runs once");
+    let plan = &job.plan;
     let target = (plan.output_level, plan.output_run);
-    match plan.action {
+    let inputs = plan.inputs.iter().flat_map(|input| input.tables.iter().copied());
+    let removed: Vec<FileNumber> = inputs.collect();
+    let (replacement, totals) = match plan.action {
         CompactionAction::Drop => {
-            install_compaction(inner, core, &removed, Vec::new(), target)?;
-            Ok(CompactionTotals::default())
+            (Replacement { removed, ..Replacement::default() }, CompactionTotals::default())
         }
         CompactionAction::Move => {
             inner.counters().trivial_moves.add(1);
             let moved = removed.iter().filter_map(|number| version.find_table(*number));
-            let metas: Vec<TableMeta> = moved.map(|(_, _, table)| table.meta().clone()).collect();
-            assert_eq!(metas.len(), removed.len(), "a move keeps every table");
-            install_compaction(inner, core, &removed, metas, target)?;
-            Ok(CompactionTotals::default())
+            let added: Vec<_> = moved.map(|(_, _, table)| table.meta().clone()).collect();
+            assert_eq!(added.len(), removed.len(), "a move keeps every table");
+            (Replacement { removed, added, ..Replacement::default() }, CompactionTotals::default())
         }
-        CompactionAction::Merge => {
-            let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-            // After the list: a snapshot made between the two is respected as well.
-            let newest_snapshot = inner.read.snapshots.newest();
-            let filter = inner.filters.get(&*core.name).map(|filter| MergeFilter {
-                filter: &**filter,
-                level: plan.output_level,
-                newest_snapshot,
-            });
-            let mut context = JobContext {
-                fs: inner.fs.as_ref(),
-                dir: &inner.dir,
-                tables: &inner.read.tables,
-                options,
-                version,
-                snapshots: &snapshots,
-                now_ms: inner.clock.unix_ms(),
-                filter,
-                new_file_number: &|| inner.new_file_number(),
-                poll,
-            };
-            let output = run_job(plan, &mut context)?;
-            let counters = inner.counters();
-            counters.compactions.add(1);
-            counters.compaction_bytes_read.add(output.bytes_read);
-            counters.compaction_bytes_written.add(output.bytes_written);
-            counters.entries_dropped.add(output.entries_in - output.entries_out);
-            counters.entries_filtered.add(output.filtered);
-            core.levels.bytes_read[plan.output_level]
-                .fetch_add(output.bytes_read, Ordering::Relaxed);
-            core.levels.bytes_written[plan.output_level]
-                .fetch_add(output.bytes_written, Ordering::Relaxed);
-            let totals = CompactionTotals {
-                bytes_read: output.bytes_read,
-                bytes_written: output.bytes_written,
-                entries_dropped: output.entries_in - output.entries_out,
-            };
-            install_compaction(inner, core, &removed, output.added, target)?;
-            Ok(totals)
-        }
-    }
+        CompactionAction::Merge => merge(inner, job, version, poll)?,
+    };
+    install_compaction(inner, &job.core, replacement, target)?;
+    Ok(totals)
+}
+
+/// Merges, installs all slices but the last, and gives that one.
+fn merge(
+    inner: &Inner,
+    job: &mut CompactJob,
+    version: Arc<Version>,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
+) -> Result<(Replacement, CompactionTotals)> {
+    let CompactJob { core, plan, options, reservation, .. } = job;
+    let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
+    // After the list: a snapshot made between the two is respected as well.
+    let newest_snapshot = inner.read.snapshots.newest();
+    let filter = inner.filters.get(&*core.name).map(|filter| MergeFilter {
+        filter: &**filter,
+        level: plan.output_level,
+        newest_snapshot,
+    });
+    let mut install = |slice: Replacement| {
+        let outputs = slice.added.iter().map(|meta| meta.number);
+        // Before anybody sees them, so that no plan names them.
+        inner.work.lock().reserve_more(reservation, outputs);
+        install_compaction(inner, core, slice, (plan.output_level, plan.output_run))?;
+        // The thread that removes files may be this one.
+        remove_unreferenced(inner);
+        Ok(())
+    };
+    let inputs = plan.inputs.iter().flat_map(|input| &input.tables);
+    let metas = inputs.filter_map(|number| version.find_table(*number));
+    let plan_bytes = metas.map(|(_, _, table)| table.meta().file_bytes).sum();
+    let mut context = JobContext {
+        fs: inner.fs.as_ref(),
+        dir: &inner.dir,
+        tables: &inner.read.tables,
+        options,
+        snapshots: &snapshots,
+        now_ms: inner.clock.unix_ms(),
+        filter,
+        new_file_number: &|| inner.new_file_number(),
+        poll,
+        slice_bytes: slice_bytes(plan_bytes, options.table_bytes),
+        install: &mut install,
+    };
+    let output = run_job(plan, version, &mut context)?;
+    let counters = inner.counters();
+    counters.compactions.add(1);
+    counters.compaction_bytes_read.add(output.bytes_read);
+    counters.compaction_bytes_written.add(output.bytes_written);
+    counters.entries_dropped.add(output.entries_in - output.entries_out);
+    counters.entries_filtered.add(output.filtered);
+    let level = plan.output_level;
+    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
+    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
+    let totals = CompactionTotals {
+        bytes_read: output.bytes_read,
+        bytes_written: output.bytes_written,
+        entries_dropped: output.entries_in - output.entries_out,
+    };
+    Ok((output.rest, totals))
 }
 
 #[cfg(test)]

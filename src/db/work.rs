@@ -230,6 +230,14 @@ impl WorkQueue {
     }
 }
 
+/// What a compaction holds until it ends.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    keyspace: KeyspaceId,
+    tables: Vec<FileNumber>,
+    output: BusyOutput,
+}
+
 /// A job that runs, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a WorkQueue);
@@ -277,35 +285,47 @@ impl WorkState {
         }
     }
 
-    /// Marks the tables and the output range of `plan` as busy.
+    /// Marks the tables and the output range of `plan`, which was picked from `version`, as busy.
     pub(crate) fn reserve(
         &mut self,
         keyspace: KeyspaceId,
         plan: &CompactionPlan,
         version: &Version,
-    ) {
+    ) -> Reservation {
+        let tables = plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
+        let output = output_range(plan, version);
         let busy = self.busy.entry(keyspace).or_default();
         self.picked_count += 1;
         busy.picked_at = self.picked_count;
         busy.running_count += 1;
-        busy.tables.extend(plan.inputs.iter().flat_map(|input| input.tables.iter().copied()));
-        busy.outputs.push(output_range(plan, version));
+        busy.tables.extend(&tables);
+        busy.outputs.push(output.clone());
+        Reservation { keyspace, tables, output }
+    }
+
+    /// Marks more tables as busy: outputs that join the tree before the compaction ends. What it merges next joins the
+    /// same run, so nobody may take them out of it.
+    pub(crate) fn reserve_more(
+        &mut self,
+        reservation: &mut Reservation,
+        tables: impl Iterator<Item = FileNumber>,
+    ) {
+        let busy = self.busy.entry(reservation.keyspace).or_default();
+        for table in tables {
+            reservation.tables.push(table);
+            busy.tables.insert(table);
+        }
     }
 
     /// Ends what [`WorkState::reserve`] began.
-    pub(crate) fn release(
-        &mut self,
-        keyspace: KeyspaceId,
-        plan: &CompactionPlan,
-        version: &Version,
-    ) {
-        let busy = self.busy.entry(keyspace).or_default();
+    pub(crate) fn release(&mut self, reservation: &Reservation) {
+        let busy = self.busy.entry(reservation.keyspace).or_default();
         busy.running_count -= 1;
-        for table in plan.inputs.iter().flat_map(|input| &input.tables) {
+        for table in &reservation.tables {
             busy.tables.remove(table);
         }
-        let range = output_range(plan, version);
-        if let Some(index) = busy.outputs.iter().position(|output| *output == range) {
+        let range = &reservation.output;
+        if let Some(index) = busy.outputs.iter().position(|output| output == range) {
             busy.outputs.swap_remove(index);
         }
     }

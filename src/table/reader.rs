@@ -81,6 +81,7 @@ impl AddAssign for ReadStats {
 #[derive(Debug)]
 pub(crate) struct TableReader {
     pub(super) path: PathBuf,
+    /// Of the whole file, whatever part of it belongs to a tree.
     pub(super) meta: TableMeta,
     pub(super) file: Arc<dyn ReadFile>,
     /// For single blocks; present in [`ReadMode::Mmap`].
@@ -220,7 +221,7 @@ impl TableReader {
         Ok(low)
     }
 
-    /// What the manifest says of the table.
+    /// What the file says of itself.
     #[cfg(test)]
     pub(crate) fn meta(&self) -> &TableMeta {
         &self.meta

@@ -186,7 +186,7 @@ proptest! {
             for cursor in &mut cursors {
                 check_cursor(&entries, cursor);
             }
-            reader.verify_all().unwrap();
+            reader.verify_all(reader.meta()).unwrap();
         }
     }
 }
@@ -483,12 +483,12 @@ fn verdict(forge: impl FnOnce(&mut Forgery, &TableReader)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let meta = write(dir.path(), options(Compression::None), &numbered());
     let reader = open(dir.path(), &meta, &context(ReadMode::Pread)).unwrap();
-    reader.verify_all().unwrap();
+    reader.verify_all(reader.meta()).unwrap();
     let mut forgery = Forgery::of(dir.path());
     forge(&mut forgery, &reader);
     let meta = forgery.write(dir.path(), &meta);
     let reader = open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap();
-    let error = reader.verify_all().unwrap_err();
+    let error = reader.verify_all(reader.meta()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
     error.to_string()
 }
@@ -535,10 +535,12 @@ fn verification_covers_the_file_and_finds_a_wrong_checksum() {
     let dir = tempfile::tempdir().unwrap();
     for compression in COMPRESSIONS {
         let meta = write(dir.path(), options(compression), &numbered());
-        open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap();
+        open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap().verify_all(&meta).unwrap();
         let wrong = TableMeta { checksum: meta.checksum ^ 1, ..meta };
-        let error =
-            open(dir.path(), &wrong, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap_err();
+        let error = open(dir.path(), &wrong, &context(ReadMode::Mmap))
+            .unwrap()
+            .verify_all(&wrong)
+            .unwrap_err();
         assert!(error.to_string().contains("whole table"), "{error}");
     }
 }
@@ -560,7 +562,7 @@ fn an_index_that_points_outside_is_corruption() {
         for error in [
             get(&reader, b"user00000003", Trailer::NEWEST).map(|_| ()).unwrap_err(),
             cursor_of(&reader, Access::Random).seek_to_first().unwrap_err(),
-            reader.verify_all().unwrap_err(),
+            reader.verify_all(reader.meta()).unwrap_err(),
         ] {
             assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(index.offset)));
         }
@@ -601,6 +603,6 @@ fn stored_bytes_never_change() {
         let reader = open(dir.path(), &meta, &context(mode)).unwrap();
         assert_eq!(reader.block_count(), 3);
         check_cursor(&entries, &mut cursor_of(&reader, Access::Random));
-        reader.verify_all().unwrap();
+        reader.verify_all(reader.meta()).unwrap();
     }
 }

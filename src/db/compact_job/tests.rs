@@ -57,9 +57,9 @@ fn choose(db: &Db) -> Option<String> {
 /// Runs the next choice to its end.
 fn run_next(db: &Db) -> Option<String> {
     let inner = &db.default_keyspace().handle.inner;
-    let job = pick(inner, &mut inner.work.lock())?;
-    run(inner, &job, &mut |_| Ok(())).unwrap();
-    inner.work.lock().release(job.core.id, &job.plan, &job.version);
+    let mut job = pick(inner, &mut inner.work.lock())?;
+    run(inner, &mut job, &mut |_| Ok(())).unwrap();
+    inner.work.lock().release(&job.reservation);
     Some(job.core.name.to_string())
 }
 
