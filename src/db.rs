@@ -278,8 +278,8 @@ impl Db {
     /// what somebody asks for by [`Db::compact_range`].
     ///
     /// Runs pile up meanwhile. Writers are slowed and then stopped as always, until the guard is dropped; with
-    /// [`Stall::Fail`](crate::Stall::Fail) they get `Busy` instead. Do not write with `Stall::Wait` from the thread that
-    /// is to drop the guard.
+    /// [`Stall::Fail`](crate::Stall::Fail) they get `Busy` instead. Do not write with `Stall::Wait` from the thread
+    /// that is to drop the guard.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -177,8 +177,9 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// `Cancelled` if it was stopped, by `progress` or by [`Db::cancel_compactions`](crate::Db::cancel_compactions): what
-    /// was not installed by then is removed, and the database is as valid as before.
+    /// `Cancelled` if it was stopped, by `progress` or by
+    /// [`Db::cancel_compactions`](crate::Db::cancel_compactions): what was not installed by then is removed, and the
+    /// database is as valid as before.
     pub fn compact_range_with<K: AsRef<[u8]>>(
         &self,
         range: impl RangeBounds<K>,

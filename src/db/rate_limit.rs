@@ -1,8 +1,8 @@
 //! The background I/O rate limit: a token bucket that compactions pass between blocks.
 //!
 //! A compaction pays after the fact: it says how much it wrote since it last passed, and goes on once what was written
-//! before that is paid for. The bucket pays at the rate of the option `compaction_rate`, and saves up at most a tenth of
-//! a second's worth, so that a thread that wakes late loses nothing.
+//! before that is paid for. The bucket pays at the rate of the option `compaction_rate`, and saves up at most a tenth
+//! of a second's worth, so that a thread that wakes late loses nothing.
 //!
 //! # Priorities
 //! * *Flush* never waits: writers wait for it. What it writes is a debt, which compactions pay one for one with what
