@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use crate::compaction::parts::PartedMerge;
 use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
 use crate::db::install::remove_unreferenced;
@@ -41,6 +42,8 @@ enum Job {
     PrepareSegment,
     RemoveFiles,
     Compact(Box<CompactJob>),
+    /// A part of a merge that another thread runs.
+    Part(Arc<PartedMerge>, usize),
 }
 
 /// Starts the threads that the options ask for.
@@ -112,6 +115,11 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
             return Some(Job::PrepareSegment);
         }
     }
+    if role != Role::Flush
+        && let Some((job, index)) = state.parts.pop_front()
+    {
+        return Some(Job::Part(job, index));
+    }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
         if let Some(job) = compact_job::pick(inner, state) {
             return Some(Job::Compact(Box::new(job)));
@@ -162,6 +170,10 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             result
         }
         Job::PrepareSegment => prepare_segment(inner),
+        Job::Part(job, index) => {
+            compact_job::run_part(inner, &job, index, &mut || Ok(()));
+            Ok(())
+        }
         Job::RemoveFiles => {
             remove_unreferenced(inner);
             Ok(())

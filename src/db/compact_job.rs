@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::compaction::job::{JobContext, JobProgress, run_job};
+use crate::compaction::job::{JobContext, JobOutput, JobProgress, Slices, run_job};
+use crate::compaction::parts::PartedMerge;
 use crate::compaction::slice::{Replacement, slice_bytes};
-use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
+use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
 use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Busy, Reservation, WorkState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::FileNumber;
+use crate::key::{FileNumber, SequenceNumber};
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
+
+/// A part of a merge has at least this many tables' worth of bytes.
+const PART_TABLES_MIN: u64 = 4;
+/// A merge of more tables is sliced, not run in parts.
+const PARTED_TABLES_MAX: u64 = 64;
 
 /// A compaction that was chosen, with what it was chosen from.
 #[derive(Debug)]
@@ -89,14 +95,45 @@ fn merge(
     version: Arc<Version>,
     between: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Replacement> {
-    let CompactJob { core, plan, options, reservation, .. } = job;
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-    let mut poll = |_: JobProgress| {
-        if inner.work.lock().shutdown {
-            return Err(cancelled());
-        }
-        between()
+    let parts_max = parts_max(inner, job, plan_bytes(&job.plan, &version));
+    let output = if parts_max > 1 {
+        let tables = &inner.read.tables;
+        let options = Arc::clone(&job.options);
+        let mut merge = PartedMerge::new(&job.plan, &version, options, snapshots)?;
+        drop(version);
+        merge.cut(tables, parts_max)?;
+        merge_in_parts(inner, &Arc::new(merge), between)?
+    } else {
+        merge_in_slices(inner, job, version, &snapshots, between)?
     };
+    let (core, counters) = (&job.core, inner.counters());
+    counters.compactions.add(1);
+    counters.compaction_bytes_read.add(output.bytes_read);
+    counters.compaction_bytes_written.add(output.bytes_written);
+    counters.entries_dropped.add(output.entries_in - output.entries_out);
+    let level = job.plan.output_level;
+    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
+    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
+    Ok(output.rest)
+}
+
+/// The bytes of the files that `plan` names.
+fn plan_bytes(plan: &CompactionPlan, version: &Version) -> u64 {
+    let inputs = plan.inputs.iter().flat_map(|input| &input.tables);
+    let tables = inputs.filter_map(|number| version.find_table(*number));
+    tables.map(|(_, _, table)| table.meta().file_bytes).sum()
+}
+
+fn merge_in_slices(
+    inner: &Inner,
+    job: &mut CompactJob,
+    version: Arc<Version>,
+    snapshots: &[SequenceNumber],
+    between: &mut dyn FnMut() -> Result<()>,
+) -> Result<JobOutput> {
+    let CompactJob { core, plan, options, reservation, .. } = job;
+    let slice_bytes = slice_bytes(plan_bytes(plan, &version), options.table_bytes);
     let mut install = |slice: Replacement| {
         let outputs = slice.added.iter().map(|meta| meta.number);
         // Before anybody sees them, so that no plan names them.
@@ -106,30 +143,98 @@ fn merge(
         remove_unreferenced(inner);
         Ok(())
     };
-    let inputs = plan.inputs.iter().flat_map(|input| &input.tables);
-    let metas = inputs.filter_map(|number| version.find_table(*number));
-    let plan_bytes = metas.map(|(_, _, table)| table.meta().file_bytes).sum();
-    let mut context = JobContext {
+    let mut poll = |_: JobProgress| poll(inner, between);
+    let new_file_number = || inner.new_file_number();
+    let mut context = job_context(inner, options, snapshots, &new_file_number, &mut poll);
+    context.slices = slice_bytes.map(|bytes| Slices { bytes, install: &mut install });
+    run_job(plan, version, &mut context)
+}
+
+/// The parts that a merge is cut into. What waits for all of its inputs (level 0, or somebody who asked for it) is
+/// worth the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end.
+fn parts_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
+    let plan = &job.plan;
+    let from_level0 = plan.output_level > 0 && plan.inputs.iter().any(|input| input.level == 0);
+    let threads = inner.options.background_threads.saturating_sub(1);
+    let table_count = plan_bytes / job.options.table_bytes;
+    let is_parted = from_level0 || plan.reason == CompactionReason::Manual;
+    if !is_parted || threads < 2 || table_count > PARTED_TABLES_MAX {
+        return 1;
+    }
+    usize::try_from(table_count / PART_TABLES_MIN).map_or(threads, |parts| parts.min(threads))
+}
+
+/// Runs all parts: offers them to idle threads, and takes back what none has begun.
+fn merge_in_parts(
+    inner: &Inner,
+    merge: &Arc<PartedMerge>,
+    between: &mut dyn FnMut() -> Result<()>,
+) -> Result<JobOutput> {
+    let mut state = inner.work.lock();
+    state.parts.extend((1..merge.part_count()).map(|index| (Arc::clone(merge), index)));
+    inner.work.announce_locked(&state);
+    drop(state);
+    run_part(inner, merge, 0, between);
+    let mut state = inner.work.lock();
+    loop {
+        let offered = state.parts.iter().position(|(offered, _)| Arc::ptr_eq(offered, merge));
+        if let Some((_, index)) = offered.and_then(|place| state.parts.remove(place)) {
+            drop(state);
+            run_part(inner, merge, index, between);
+            state = inner.work.lock();
+        } else if merge.is_ended() {
+            break;
+        } else {
+            inner.work.wait_progress(&mut state);
+        }
+    }
+    drop(state);
+    merge.finish(inner.fs.as_ref(), &inner.dir)
+}
+
+/// Runs one part of a merge. How it went is for the thread that waits for all of them.
+pub(crate) fn run_part(
+    inner: &Inner,
+    merge: &PartedMerge,
+    index: usize,
+    between: &mut dyn FnMut() -> Result<()>,
+) {
+    let mut poll = |_: JobProgress| {
+        merge.check()?;
+        poll(inner, between)
+    };
+    let new_file_number = || inner.new_file_number();
+    let snapshots = merge.snapshots();
+    merge.run_part(
+        index,
+        &mut job_context(inner, merge.options(), snapshots, &new_file_number, &mut poll),
+    );
+}
+
+fn poll(inner: &Inner, between: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    if inner.work.lock().shutdown {
+        return Err(cancelled());
+    }
+    between()
+}
+
+fn job_context<'a>(
+    inner: &'a Inner,
+    options: &'a KeyspaceOptions,
+    snapshots: &'a [SequenceNumber],
+    new_file_number: &'a dyn Fn() -> FileNumber,
+    poll: &'a mut dyn FnMut(JobProgress) -> Result<()>,
+) -> JobContext<'a> {
+    JobContext {
         fs: inner.fs.as_ref(),
         dir: &inner.dir,
         tables: &inner.read.tables,
         options,
-        snapshots: &snapshots,
-        new_file_number: &|| inner.new_file_number(),
-        poll: &mut poll,
-        slice_bytes: slice_bytes(plan_bytes, options.table_bytes),
-        install: &mut install,
-    };
-    let output = run_job(plan, version, &mut context)?;
-    let counters = inner.counters();
-    counters.compactions.add(1);
-    counters.compaction_bytes_read.add(output.bytes_read);
-    counters.compaction_bytes_written.add(output.bytes_written);
-    counters.entries_dropped.add(output.entries_in - output.entries_out);
-    let level = plan.output_level;
-    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
-    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
-    Ok(output.rest)
+        snapshots,
+        new_file_number,
+        poll,
+        slices: None,
+    }
 }
 
 /// What a compaction returns that was stopped because the database closes.
