@@ -21,6 +21,7 @@ pub(crate) mod job;
 pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
+pub(crate) mod parts;
 pub(crate) mod planned;
 pub(crate) mod pressure;
 pub(crate) mod retention;

@@ -18,7 +18,7 @@
 //! # Slices
 //! A long merge is installed piece by piece, so that its inputs are freed while it runs
 //! ([`slice`](crate::compaction::slice) says why that is right): whenever enough outputs are
-//! finished, they are made durable and given to [`JobContext::install`]. Once given they are not the
+//! finished, they are made durable and given to [`Slices::install`]. Once given they are not the
 //! job's any more: an error later on removes only what was not given. For the files to be freed,
 //! nobody may hold the version that the plan was made for, so the job takes it over, keeps what it
 //! needs of it, and lets it go.
@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::expiry::user_value_len;
 use crate::file_name::FileKind;
 use crate::fs::{Access, FileSystem};
-use crate::key::{FileNumber, SequenceNumber};
+use crate::key::{FileNumber, SequenceNumber, Trailer};
 use crate::options::KeyspaceOptions;
 use crate::table::Table;
 use crate::table_cache::TableCache;
@@ -60,13 +60,31 @@ pub(crate) struct JobContext<'a> {
     /// The time by which expiry is judged, taken when the job began.
     pub(crate) now_ms: u64,
     /// The user's filter, if there is one.
-    pub(crate) filter: Option<MergeFilter<'a>>,
+    pub(crate) filter: Option<MergeFilter>,
     /// Gives each output its number.
     pub(crate) new_file_number: &'a dyn Fn() -> FileNumber,
     /// Called every [`POLL_BYTES`] and at the end: may wait, or end the job with an error.
     pub(crate) poll: &'a mut dyn FnMut(JobProgress) -> Result<()>,
-    /// Bytes of outputs that make a slice; see [`slice_bytes`](crate::compaction::slice::slice_bytes).
-    pub(crate) slice_bytes: u64,
+    /// How it is installed in slices; `None`: at once, by the caller.
+    pub(crate) slices: Option<Slices<'a>>,
+}
+
+/// What holds for all of a merge, whoever runs it in however many parts.
+#[derive(Clone, Debug)]
+pub(crate) struct MergeTerms {
+    pub(crate) options: Arc<KeyspaceOptions>,
+    /// The sequence numbers in use, ascending; the last is the visible one.
+    pub(crate) snapshots: Vec<SequenceNumber>,
+    /// The time by which expiry is judged.
+    pub(crate) now_ms: u64,
+    /// The user's filter, if there is one.
+    pub(crate) filter: Option<MergeFilter>,
+}
+
+/// How a job is installed in slices.
+pub(crate) struct Slices<'a> {
+    /// Bytes of outputs that make a slice.
+    pub(crate) bytes: u64,
     /// Installs a slice. An error ends the job.
     pub(crate) install: &'a mut dyn FnMut(Replacement) -> Result<()>,
 }
@@ -110,21 +128,66 @@ pub(crate) fn run_job(
     version: Arc<Version>,
     ctx: &mut JobContext<'_>,
 ) -> Result<JobOutput> {
-    assert_eq!(plan.action, CompactionAction::Merge, "moves and drops read nothing");
-    let mut merge = Merge::new(plan, &version, ctx)?;
+    let inputs = MergeInputs::new(plan, &version)?;
     drop(version);
-    let merged = merge.run().and_then(|()| merge.finish());
-    if merged.is_err() {
-        merge.outputs.discard();
+    let merge = Merge::new(&inputs, None, ctx);
+    drop(inputs);
+    merge.run_to_end()
+}
+
+/// What a merge reads, and all that it needs to know of the tree. It does not hold on to the tree's
+/// own runs where these are inputs: they would hold on to tables that a sliced merge lets go.
+pub(super) struct MergeInputs {
+    /// The inputs, newest first.
+    pub(super) runs: Vec<Arc<Run>>,
+    older: Vec<Arc<Run>>,
+    below: Option<Arc<Run>>,
+    output_level: usize,
+    write_time_min_ms: u64,
+    write_time_max_ms: u64,
+    pub(super) file_bytes: u64,
+    pub(super) entry_count: u64,
+}
+
+impl MergeInputs {
+    /// The inputs of `plan`, which was made for `version`.
+    pub(super) fn new(plan: &CompactionPlan, version: &Version) -> Result<Self> {
+        assert_eq!(plan.action, CompactionAction::Merge, "moves and drops read nothing");
+        let inputs = find_inputs(plan, version)?;
+        let metas = || inputs.iter().flat_map(PlannedInput::tables).map(|table| table.meta());
+        // Only one run below can be aligned with; a level of several is not merged into piecewise.
+        let below = match version.levels.get(plan.output_level + 1).map(|level| &level.runs[..]) {
+            Some([run]) => Some(Arc::clone(run)),
+            _ => None,
+        };
+        let run = |input: &PlannedInput<'_>| Run::new(input.run.id, input.tables().to_vec());
+        Ok(MergeInputs {
+            runs: inputs.iter().map(|input| Arc::new(run(input))).collect(),
+            older: older_runs(version, &inputs),
+            below,
+            output_level: plan.output_level,
+            write_time_min_ms: metas().map(|meta| meta.write_time_min_ms).min().unwrap_or(0),
+            write_time_max_ms: metas().map(|meta| meta.write_time_max_ms).max().unwrap_or(0),
+            file_bytes: metas().map(|meta| meta.file_bytes).sum(),
+            entry_count: metas().map(|meta| meta.entry_count).sum(),
+        })
     }
-    merged
+}
+
+/// The keys from `start` on that are below `end`; no bound where there is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyRange<'a> {
+    pub(super) start: Option<&'a [u8]>,
+    pub(super) end: Option<&'a [u8]>,
 }
 
 /// A merge that runs.
-struct Merge<'a, 'c> {
+pub(super) struct Merge<'a, 'c> {
     ctx: &'c mut JobContext<'a>,
+    /// The part of the keys that is merged; `None`: all of them.
+    range: Option<KeyRange<'a>>,
     cursor: MergingCursor<RunCursor>,
-    /// Of each source of `cursor`.
+    /// Of each source of `cursor`, if all keys are merged.
     progress: Vec<InputProgress>,
     older: OlderTables,
     retention: Retention<'a>,
@@ -133,59 +196,68 @@ struct Merge<'a, 'c> {
 }
 
 impl<'a, 'c> Merge<'a, 'c> {
-    fn new(
-        plan: &CompactionPlan,
-        version: &Version,
+    pub(super) fn new(
+        inputs: &MergeInputs,
+        range: Option<KeyRange<'a>>,
         ctx: &'c mut JobContext<'a>,
-    ) -> Result<Merge<'a, 'c>> {
-        let inputs = find_inputs(plan, version)?;
-        let metas = || inputs.iter().flat_map(PlannedInput::tables).map(|table| table.meta());
-        // Only one run below can be aligned with; a level of several is not merged into piecewise.
-        let below = match version.levels.get(plan.output_level + 1).map(|level| &level.runs[..]) {
-            Some([run]) => Some(Arc::clone(run)),
-            _ => None,
-        };
+    ) -> Self {
         let outputs = Outputs::new(OutputContext {
             fs: ctx.fs,
             dir: ctx.dir,
             options: ctx.options,
-            level: plan.output_level,
+            level: inputs.output_level,
             new_file_number: ctx.new_file_number,
-            write_time_min_ms: metas().map(|meta| meta.write_time_min_ms).min().unwrap_or(0),
-            write_time_max_ms: metas().map(|meta| meta.write_time_max_ms).max().unwrap_or(0),
-            below,
+            write_time_min_ms: inputs.write_time_min_ms,
+            write_time_max_ms: inputs.write_time_max_ms,
+            below: inputs.below.clone(),
         });
-        let counts = JobOutput {
-            bytes_read: metas().map(|meta| meta.file_bytes).sum(),
-            ..JobOutput::default()
+        let source = |run: &Arc<Run>| {
+            let (tables, run) = (0..run.tables.len(), Arc::clone(run));
+            RunCursor::new(Arc::clone(ctx.tables), run, tables, Access::Sequential)
         };
-        // A run of its own: the tree's would hold on to tables that the merge lets go.
-        let source = |input: &PlannedInput<'_>| {
-            let tables = input.tables().to_vec();
-            let (run, seen) = (Run::new(input.run.id, tables), 0..input.tables.len());
-            RunCursor::new(Arc::clone(ctx.tables), Arc::new(run), seen, Access::Sequential)
+        let progress = |run: &Arc<Run>| {
+            InputProgress::new(run.tables.iter().map(|table| table.meta().clone()))
         };
-        let progress = |input: &PlannedInput<'_>| {
-            InputProgress::new(input.tables().iter().map(|table| table.meta().clone()))
-        };
-        Ok(Merge {
-            cursor: MergingCursor::new(inputs.iter().map(source).collect()),
-            progress: inputs.iter().map(progress).collect(),
-            older: OlderTables::new(version, &inputs),
-            retention: Retention::new(ctx.snapshots, ctx.now_ms).with_filter(ctx.filter),
+        let is_whole = range.is_none();
+        Merge {
+            range,
+            cursor: MergingCursor::new(inputs.runs.iter().map(source).collect()),
+            progress: inputs.runs.iter().filter(|_| is_whole).map(progress).collect(),
+            older: OlderTables { runs: inputs.older.iter().cloned().map(|run| (run, 0)).collect() },
+            retention: Retention::new(ctx.snapshots, ctx.now_ms).with_filter(ctx.filter.clone()),
             outputs,
-            counts,
+            counts: JobOutput { bytes_read: inputs.file_bytes, ..JobOutput::default() },
             ctx,
-        })
+        }
+    }
+
+    /// Merges everything. An error leaves nothing behind but what was given to be installed.
+    pub(super) fn run_to_end(mut self) -> Result<JobOutput> {
+        let merged = self.run().and_then(|()| self.finish());
+        if merged.is_err() {
+            self.outputs.discard();
+        }
+        merged
+    }
+
+    fn seek_to_start(&mut self) -> Result<()> {
+        match self.range.and_then(|range| range.start) {
+            Some(start) => self.cursor.seek(start, Trailer::NEWEST),
+            None => self.cursor.seek_to_first(),
+        }
     }
 
     fn run(&mut self) -> Result<()> {
         let mut read_bytes = 0;
         let mut poll_at = 0;
-        self.cursor.seek_to_first()?;
+        let end = self.range.and_then(|range| range.end);
+        self.seek_to_start()?;
         while self.cursor.valid() {
             let (key, trailer, value) =
                 (self.cursor.key(), self.cursor.trailer(), self.cursor.value());
+            if end.is_some_and(|end| key >= end) {
+                break;
+            }
             let fate = self
                 .retention
                 .next(key, trailer, value, |key| !self.older.may_hold(key))
@@ -203,9 +275,10 @@ impl<'a, 'c> Merge<'a, 'c> {
             }
             self.counts.entries_in += 1;
             let lens = (key.len(), user_value_len(trailer, value.len()));
-            let at = self.cursor.current().table_index();
-            let progress = &mut self.progress[self.cursor.current_index()];
-            progress.note(at, lens, trailer.is_tombstone(), self.ctx.dir)?;
+            if let Some(progress) = self.progress.get_mut(self.cursor.current_index()) {
+                let at = self.cursor.current().table_index();
+                progress.note(at, lens, trailer.is_tombstone(), self.ctx.dir)?;
+            }
             read_bytes += (lens.0 + lens.1) as u64;
             if read_bytes >= poll_at {
                 poll_at = read_bytes + POLL_BYTES;
@@ -228,14 +301,16 @@ impl<'a, 'c> Merge<'a, 'c> {
     /// Ends the open output before the key that the cursor stands on, and the slice if it is due.
     fn end_output(&mut self) -> Result<()> {
         self.outputs.finish_table()?;
-        if self.outputs.finished_bytes() < self.ctx.slice_bytes {
+        let is_due = |slices: &Slices<'_>| self.outputs.finished_bytes() >= slices.bytes;
+        if !self.ctx.slices.as_ref().is_some_and(is_due) {
             return Ok(());
         }
         let slice = self.end_slice()?;
         // First, so that the caller can free the files of what leaves the tree.
         self.cursor.for_each_source(RunCursor::forget_passed);
         self.counts.slice_count += 1;
-        (self.ctx.install)(slice)
+        let slices = self.ctx.slices.as_mut().expect("found above");
+        (slices.install)(slice)
     }
 
     /// What is to be installed now: every version of the keys before the cursor is in finished
@@ -267,8 +342,26 @@ fn in_table(error: &Error, dir: &Path, table: &Table) -> Error {
     error.clone().at(&FileKind::Table(table.meta().number).path(dir))
 }
 
-/// The tables in which an older version of a key of the merge may stand: those of every run that is
-/// older than the newest input and not among the inputs.
+/// The runs that are older than the newest input and not among the inputs.
+fn older_runs(version: &Version, inputs: &[PlannedInput<'_>]) -> Vec<Arc<Run>> {
+    let mut older = Vec::new();
+    let mut is_older = false;
+    for (number, level) in version.levels.iter().enumerate() {
+        for run in &level.runs {
+            let is_input =
+                |input: &PlannedInput<'_>| input.level == number && input.run.id == run.id;
+            // What stays of an input's run meets no newer input: the plan would name it.
+            if inputs.iter().any(is_input) {
+                is_older = true;
+            } else if is_older {
+                older.push(Arc::clone(run));
+            }
+        }
+    }
+    older
+}
+
+/// The tables in which an older version of a key of the merge may stand, as [`older_runs`] finds them.
 ///
 /// Asked with keys ascending, it only ever goes forward in each run.
 struct OlderTables {
@@ -277,24 +370,6 @@ struct OlderTables {
 }
 
 impl OlderTables {
-    fn new(version: &Version, inputs: &[PlannedInput<'_>]) -> Self {
-        let mut runs = Vec::new();
-        let mut is_older = false;
-        for (number, level) in version.levels.iter().enumerate() {
-            for run in &level.runs {
-                let input =
-                    inputs.iter().find(|input| input.level == number && input.run.id == run.id);
-                match input {
-                    // What stays of an input's run meets no newer input: the plan would name it.
-                    Some(_) => is_older = true,
-                    None if is_older => runs.push((Arc::clone(run), 0)),
-                    None => {}
-                }
-            }
-        }
-        OlderTables { runs }
-    }
-
     /// Whether a table's key range covers `key`.
     fn may_hold(&mut self, key: &[u8]) -> bool {
         self.runs.iter_mut().any(|(run, at)| {

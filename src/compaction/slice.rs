@@ -41,10 +41,10 @@ pub(crate) struct Replacement {
     pub(crate) remaining: Vec<TableMeta>,
 }
 
-/// The bytes of outputs after which a merge of `plan_bytes` installs a slice.
-pub(crate) fn slice_bytes(plan_bytes: u64, table_bytes: u64) -> u64 {
+/// The bytes of outputs after which a merge of `plan_bytes` installs a slice; `None` if it has none.
+pub(crate) fn slice_bytes(plan_bytes: u64, table_bytes: u64) -> Option<u64> {
     let bytes = table_bytes.saturating_mul(SLICE_TABLES_MIN).max(plan_bytes / SLICE_COUNT_MAX);
-    if plan_bytes / SLICE_COUNT_MIN < bytes { u64::MAX } else { bytes }
+    (plan_bytes / SLICE_COUNT_MIN >= bytes).then_some(bytes)
 }
 
 /// What was read of a table.
@@ -220,9 +220,9 @@ mod tests {
 
     #[test]
     fn long_merges_are_sliced_and_short_ones_are_not() {
-        assert_eq!(slice_bytes(700, 100), u64::MAX);
-        assert_eq!(slice_bytes(800, 100), 200);
-        assert_eq!(slice_bytes(6400, 100), 400);
-        assert_eq!(slice_bytes(u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(slice_bytes(700, 100), None);
+        assert_eq!(slice_bytes(800, 100), Some(200));
+        assert_eq!(slice_bytes(6400, 100), Some(400));
+        assert_eq!(slice_bytes(u64::MAX, u64::MAX), None);
     }
 }

@@ -18,7 +18,7 @@ use crate::db::flush_job;
 use crate::db::gate::{self, Gate};
 use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Running, WorkState};
+use crate::db::work::{Part, Running, WorkState};
 use crate::error::{Error, Result};
 use crate::event::{BackgroundError, BackgroundTask, Event};
 use crate::key::SequenceNumber;
@@ -48,6 +48,8 @@ enum Job {
     Compact(Box<CompactJob>),
     /// A strategy made a plan that was refused, for this reason.
     ReportRefusal(Error),
+    /// A part of a merge that another thread runs.
+    Part(Part),
 }
 
 /// Starts the threads that the options ask for.
@@ -120,6 +122,9 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         }
     }
     if role != Role::Flush {
+        if let Some(part) = state.parts.pop_front() {
+            return Some(Job::Part(part));
+        }
         state.want_what_is_due(&*inner.clock);
     }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
@@ -180,6 +185,10 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
         }
         Job::PrepareSegment => prepare_segment(inner),
         Job::ReportRefusal(error) => Err(error),
+        Job::Part(part) => {
+            compact_job::run_offered_part(inner, &part);
+            Ok(())
+        }
         Job::RemoveFiles => {
             remove_unreferenced(inner);
             Ok(())

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::filter::MergeFilter;
-use crate::compaction::job::{JobContext, JobProgress, run_job};
+use crate::compaction::job::{JobContext, JobOutput, JobProgress, MergeTerms, Slices, run_job};
+use crate::compaction::parts::PartedMerge;
 use crate::compaction::slice::{Replacement, slice_bytes};
-use crate::compaction::{CompactionAction, CompactionPlan, TreeView};
+use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
+use crate::db::gate::Gate;
 use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Busy, Reservation, WorkState};
+use crate::db::work::{Busy, Part, Reservation, WorkState};
 use crate::error::Result;
 use crate::event::{
     BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
@@ -23,6 +25,11 @@ use crate::event::{
 use crate::key::FileNumber;
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
+
+/// A part of a merge has at least this many tables' worth of bytes.
+const PART_TABLES_MIN: u64 = 4;
+/// A merge of more tables is sliced, not run in parts.
+const PARTED_TABLES_MAX: u64 = 64;
 
 /// A compaction that was chosen, with what it was chosen from.
 #[derive(Debug)]
@@ -192,15 +199,59 @@ fn merge(
     version: Arc<Version>,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<(Replacement, CompactionTotals)> {
-    let CompactJob { core, plan, options, reservation, .. } = job;
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
     // After the list: a snapshot made between the two is respected as well.
     let newest_snapshot = inner.read.snapshots.newest();
-    let filter = inner.filters.get(&*core.name).map(|filter| MergeFilter {
-        filter: &**filter,
-        level: plan.output_level,
+    let filter = inner.filters.get(&*job.core.name).map(|filter| MergeFilter {
+        filter: Arc::clone(filter),
+        level: job.plan.output_level,
         newest_snapshot,
     });
+    let options = Arc::clone(&job.options);
+    let terms = MergeTerms { options, snapshots, now_ms: inner.clock.unix_ms(), filter };
+    let parts_max = parts_max(inner, job, plan_bytes(&job.plan, &version));
+    let output = if parts_max > 1 {
+        let tables = &inner.read.tables;
+        let mut merge = PartedMerge::new(&job.plan, &version, terms)?;
+        drop(version);
+        merge.cut(tables, parts_max)?;
+        merge_in_parts(inner, &Arc::new(merge), job.cancel_count, poll)?
+    } else {
+        merge_in_slices(inner, job, version, &terms, poll)?
+    };
+    let (core, counters) = (&job.core, inner.counters());
+    counters.compactions.add(1);
+    counters.compaction_bytes_read.add(output.bytes_read);
+    counters.compaction_bytes_written.add(output.bytes_written);
+    counters.entries_dropped.add(output.entries_in - output.entries_out);
+    counters.entries_filtered.add(output.filtered);
+    let level = job.plan.output_level;
+    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
+    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
+    let totals = CompactionTotals {
+        bytes_read: output.bytes_read,
+        bytes_written: output.bytes_written,
+        entries_dropped: output.entries_in - output.entries_out,
+    };
+    Ok((output.rest, totals))
+}
+
+/// The bytes of the files that `plan` names.
+fn plan_bytes(plan: &CompactionPlan, version: &Version) -> u64 {
+    let inputs = plan.inputs.iter().flat_map(|input| &input.tables);
+    let tables = inputs.filter_map(|number| version.find_table(*number));
+    tables.map(|(_, _, table)| table.meta().file_bytes).sum()
+}
+
+fn merge_in_slices(
+    inner: &Inner,
+    job: &mut CompactJob,
+    version: Arc<Version>,
+    terms: &MergeTerms,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
+) -> Result<JobOutput> {
+    let CompactJob { core, plan, options, reservation, .. } = job;
+    let slice_bytes = slice_bytes(plan_bytes(plan, &version), options.table_bytes);
     let mut install = |slice: Replacement| {
         let outputs = slice.added.iter().map(|meta| meta.number);
         // Before anybody sees them, so that no plan names them.
@@ -210,38 +261,100 @@ fn merge(
         remove_unreferenced(inner);
         Ok(())
     };
-    let inputs = plan.inputs.iter().flat_map(|input| &input.tables);
-    let metas = inputs.filter_map(|number| version.find_table(*number));
-    let plan_bytes = metas.map(|(_, _, table)| table.meta().file_bytes).sum();
-    let mut context = JobContext {
+    let new_file_number = || inner.new_file_number();
+    let mut context = job_context(inner, terms, &new_file_number, poll);
+    context.slices = slice_bytes.map(|bytes| Slices { bytes, install: &mut install });
+    run_job(plan, version, &mut context)
+}
+
+/// The parts that a merge is cut into. What waits for all of its inputs (level 0, or somebody who asked for it) is
+/// worth the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end;
+/// what is limited in its rate would only wait in more threads.
+fn parts_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
+    let plan = &job.plan;
+    let from_level0 = plan.output_level > 0 && plan.inputs.iter().any(|input| input.level == 0);
+    let threads = inner.options.background_threads.saturating_sub(1);
+    let table_count = plan_bytes / job.options.table_bytes;
+    let is_parted = from_level0 || plan.reason == CompactionReason::Manual;
+    let is_limited = inner.work.rate.rate().is_some();
+    if !is_parted || is_limited || threads < 2 || table_count > PARTED_TABLES_MAX {
+        return 1;
+    }
+    usize::try_from(table_count / PART_TABLES_MIN).map_or(threads, |parts| parts.min(threads))
+}
+
+/// Runs all parts: offers them to idle threads, and takes back what none has begun.
+fn merge_in_parts(
+    inner: &Inner,
+    merge: &Arc<PartedMerge>,
+    cancel_count: u64,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
+) -> Result<JobOutput> {
+    let mut state = inner.work.lock();
+    let offered = |index| Part { merge: Arc::clone(merge), index, cancel_count };
+    state.parts.extend((1..merge.part_count()).map(offered));
+    inner.work.announce_locked(&state);
+    drop(state);
+    // Told of all parts, whoever runs them.
+    let mut poll_whole = |_: JobProgress| poll(merge.progress());
+    run_part(inner, merge, 0, &mut poll_whole);
+    let mut state = inner.work.lock();
+    loop {
+        let offered = state.parts.iter().position(|part| Arc::ptr_eq(&part.merge, merge));
+        if let Some(part) = offered.and_then(|place| state.parts.remove(place)) {
+            drop(state);
+            run_part(inner, merge, part.index, &mut poll_whole);
+            state = inner.work.lock();
+        } else if merge.is_ended() {
+            break;
+        } else {
+            inner.work.wait_progress(&mut state);
+        }
+    }
+    drop(state);
+    merge.finish(inner.fs.as_ref(), &inner.dir)
+}
+
+/// Runs a part that another thread's merge offered.
+pub(crate) fn run_offered_part(inner: &Inner, part: &Part) {
+    let mut gate = Gate::new(inner, part.cancel_count, None);
+    run_part(inner, &part.merge, part.index, &mut |progress| gate.pass(progress, &mut || Ok(())));
+}
+
+/// Runs one part of a merge. How it went is for the thread that waits for all of them.
+fn run_part(
+    inner: &Inner,
+    merge: &PartedMerge,
+    index: usize,
+    poll: &mut dyn FnMut(JobProgress) -> Result<()>,
+) {
+    let mut poll = |progress: JobProgress| {
+        merge.check()?;
+        merge.note_progress(index, progress);
+        poll(progress)
+    };
+    let new_file_number = || inner.new_file_number();
+    merge.run_part(index, &mut job_context(inner, merge.terms(), &new_file_number, &mut poll));
+}
+
+fn job_context<'a>(
+    inner: &'a Inner,
+    terms: &'a MergeTerms,
+    new_file_number: &'a dyn Fn() -> FileNumber,
+    poll: &'a mut dyn FnMut(JobProgress) -> Result<()>,
+) -> JobContext<'a> {
+    JobContext {
         fs: inner.fs.as_ref(),
         dir: &inner.dir,
         tables: &inner.read.tables,
-        options,
-        snapshots: &snapshots,
-        now_ms: inner.clock.unix_ms(),
-        filter,
-        new_file_number: &|| inner.new_file_number(),
+        options: &terms.options,
+        snapshots: &terms.snapshots,
+        now_ms: terms.now_ms,
+        filter: terms.filter.clone(),
+        new_file_number,
         poll,
-        slice_bytes: slice_bytes(plan_bytes, options.table_bytes),
-        install: &mut install,
-    };
-    let output = run_job(plan, version, &mut context)?;
-    let counters = inner.counters();
-    counters.compactions.add(1);
-    counters.compaction_bytes_read.add(output.bytes_read);
-    counters.compaction_bytes_written.add(output.bytes_written);
-    counters.entries_dropped.add(output.entries_in - output.entries_out);
-    counters.entries_filtered.add(output.filtered);
-    let level = plan.output_level;
-    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
-    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
-    let totals = CompactionTotals {
-        bytes_read: output.bytes_read,
-        bytes_written: output.bytes_written,
-        entries_dropped: output.entries_in - output.entries_out,
-    };
-    Ok((output.rest, totals))
+        slices: None,
+    }
 }
 
 #[cfg(test)]

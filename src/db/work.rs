@@ -7,13 +7,15 @@
 //! # Locks
 //! A worker holds the work lock while it chooses a job, never while it runs one. See `db/state.rs` for the lock order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
+use crate::compaction::parts::PartedMerge;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::db::rate_limit::RateLimiter;
 use crate::error::Error;
@@ -37,6 +39,15 @@ pub(crate) struct Busy {
     pub(crate) paused_count: usize,
 }
 
+/// A part of a merge that is offered to idle threads.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) merge: Arc<PartedMerge>,
+    pub(crate) index: usize,
+    /// How often compactions had been cancelled when the merge was chosen.
+    pub(crate) cancel_count: u64,
+}
+
 /// What the work lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
@@ -55,6 +66,8 @@ pub(crate) struct WorkState {
     /// old.
     pub(crate) compaction_due_at_ms: Option<u64>,
     pub(crate) busy: HashMap<KeyspaceId, Busy>,
+    /// Parts of running merges that no thread has begun.
+    pub(crate) parts: VecDeque<Part>,
     /// The last flush failed with this; cleared when somebody asks for another try.
     pub(crate) flush_error: Option<Error>,
     /// The last compaction failed with this; cleared when a tree changes or somebody asks.

@@ -204,7 +204,7 @@ impl Pass<'_> {
         let (Some(before), Some((last_key, _))) = (ordinal.checked_sub(1), &self.last) else {
             return Ok(());
         };
-        let separator = self.separator(before)?;
+        let separator = self.reader.separator(before)?;
         let first = self.block.key();
         if *separator >= *first && first != last_key {
             return Err(self
@@ -216,20 +216,12 @@ impl Pass<'_> {
 
     /// The separator of a block is at or above its last key.
     fn check_last(&self, ordinal: usize) -> Result<()> {
-        let separator = self.separator(ordinal)?;
+        let separator = self.reader.separator(ordinal)?;
         if self.last.as_ref().is_none_or(|(last_key, _)| separator < *last_key) {
             let at = self.reader.footer.index.offset;
             return Err(self.reader.wrong(at, "a separator is below the block before it"));
         }
         Ok(())
-    }
-
-    fn separator(&self, ordinal: usize) -> Result<Vec<u8>> {
-        let reader = self.reader;
-        let mut separator = Vec::new();
-        let index = reader.index.block(&reader.index_bytes);
-        index.key_into(ordinal, &mut separator).map_err(|e| reader.at_index(e))?;
-        Ok(separator)
     }
 
     fn check_entry(&mut self, handle: BlockHandle) -> Result<()> {

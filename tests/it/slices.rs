@@ -1,11 +1,12 @@
-//! Merges installed in slices: space is freed while a merge runs, and whatever comes in between is right.
+//! Long merges, in slices and in parts: space is freed while a merge runs, and whatever comes in between is right.
 //!
 //! A merge of everything in a tiered tree is watched at its file operations: the tables on disk never take much more
 //! than the tree did. What a crash leaves at each operation is checked in [`crash`](crate::crash), and failing
 //! operations are checked here: the contents are right, `verify` is content, and the next merge ends what was begun.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use esker::fs::sim_fs::{Repeat, SimFs};
 use esker::{Compression, Db, SizeTiered};
@@ -88,6 +89,42 @@ fn merging_everything_takes_little_more_space_than_the_tree() {
     assert!(runs > 2 && before > 500_000, "{runs} runs of {before} bytes");
     assert!(peak * 4 <= before * 5, "{peak} bytes at the peak, {before} before");
     check(&db, &map);
+}
+
+/// A manual merge runs in the caller's thread, and its parts in the idle ones: the caller is held at its first output
+/// until another thread has begun one.
+#[test]
+fn parts_of_a_merge_run_in_idle_threads() {
+    let fs = SimFs::new();
+    fs.count_reads(false);
+    let mut setup = tiered();
+    setup.db.background_threads = 4;
+    let db = setup.open_sim(&fs).unwrap();
+    let map = fill(&db, 600);
+    let caller = std::thread::current().id();
+    let helped = Arc::new((Mutex::new(false), Condvar::new()));
+    let seen = Arc::clone(&helped);
+    fs.on_operation(move |_, _| {
+        let (has_helped, wake) = &*seen;
+        if std::thread::current().id() != caller {
+            *has_helped.lock().unwrap() = true;
+            wake.notify_all();
+            return;
+        }
+        let waited = wake.wait_timeout_while(
+            has_helped.lock().unwrap(),
+            Duration::from_secs(60),
+            |has_helped| !*has_helped,
+        );
+        assert!(*waited.unwrap().0, "no other thread took a part");
+    });
+    db.compact_range::<&[u8]>(..).unwrap();
+    fs.on_operation(|_, _| {});
+    check(&db, &map);
+    let runs = db.metrics().keyspaces[0].levels.iter().map(|level| level.runs).sum::<u64>();
+    assert_eq!(runs, 1);
+    db.close().unwrap();
+    check(&tiered().open_sim(&fs).unwrap(), &map);
 }
 
 #[test]

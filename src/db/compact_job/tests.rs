@@ -110,7 +110,7 @@ fn a_compaction_is_cancelled_by_what_comes_after_its_choice() {
     let inner = &db.default_keyspace().handle.inner;
     db.cancel_compactions();
     let gate = |cancel_count| {
-        let mut gate = crate::db::gate::Gate::new(inner, cancel_count, None);
+        let mut gate = Gate::new(inner, cancel_count, None);
         gate.pass(JobProgress::default(), &mut || Ok(())).map_err(|error| error.kind())
     };
     assert_eq!(gate(inner.work.cancel_count()), Ok(()));

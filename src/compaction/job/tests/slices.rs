@@ -59,8 +59,7 @@ impl Tree {
             filter: None,
             new_file_number: &|| FileNumber(numbers.replace(numbers.get() + 1)),
             poll: &mut |_| Ok(()),
-            slice_bytes,
-            install: &mut install,
+            slices: Some(Slices { bytes: slice_bytes, install: &mut install }),
         };
         let output = run_job(plan, version, &mut context)?;
         self.replace(plan, output.rest.clone());
