@@ -209,6 +209,38 @@ fn meta_says_what_was_written() {
 }
 
 #[test]
+fn meta_says_when_what_was_written_expires() {
+    let expiring = |n: u64, at_ms: u64| {
+        let trailer = Trailer::new(SequenceNumber(n + 1), ValueKind::PutExpiring);
+        let value = [&at_ms.to_le_bytes(), &b"value"[..]].concat();
+        (format!("key{n:03}").into_bytes(), trailer, value)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries: Vec<Entry> = (0..100).map(|n| expiring(n, 5000 + n)).collect();
+    entries[50].1 = Trailer::new(SequenceNumber(51), ValueKind::Delete);
+    entries[50].2.clear();
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5000, 5099));
+    assert_eq!(meta.value_bytes, 99 * 5, "times of expiry are not the user's");
+    let reader = open(dir.path(), &meta, &context(MODES[0])).unwrap();
+    reader.verify_all().unwrap();
+    let (_, value) = get(&reader, b"key007", Trailer::NEWEST).unwrap().unwrap();
+    assert_eq!(*value.without_expiry(), *b"value");
+
+    let dir = tempfile::tempdir().unwrap();
+    entries[0] = put(b"key000", 1, b"lasts");
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5001, u64::MAX));
+    open(dir.path(), &meta, &context(MODES[0])).unwrap().verify_all().unwrap();
+
+    // Nothing is written that no reader could take apart.
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = TableWriter::create(&StdFs, dir.path(), options(Compression::None)).unwrap();
+    let error = writer.add(b"k", expiring(0, 0).1, b"short").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+}
+
+#[test]
 fn versions_of_one_key_may_span_many_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let mut entries = vec![put(b"a", 5000, b"first"), put(b"kk", 4, b"last")];
