@@ -236,9 +236,8 @@ fn broken_strategies_are_errors() {
     assert!(error.to_string().contains("mine"), "{error}");
     let mut sim =
         Simulator::with_strategy(options, strategy, &workload, Machine::default()).unwrap();
-    sim.clockwork.tree.now_ms += 1;
     sim.write(10_000).unwrap();
-    let error = sim.clockwork.settle_at_once().unwrap_err();
+    let error = sim.settle().unwrap_err();
     assert!(error.to_string().contains("never falls silent"), "{error}");
 }
 
