@@ -442,7 +442,7 @@ pub enum Prefer {
 pub struct AdviseArgs {
     #[command(flatten)]
     pub workload: WorkloadArgs,
-    /// A workload recorded by the option record_workload; the flags go over it
+    /// A workload that was recorded (`record_workload`); the flags go over it
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// What matters most

@@ -232,7 +232,9 @@ impl MetaTree {
         };
         let expired = expired_share(meta, self.now_ms);
         if expired > 0.0 {
-            segments.iter_mut().for_each(|segment| segment.expire(expired));
+            for segment in &mut segments {
+                segment.expire(expired);
+            }
         }
         segments
     }
@@ -358,7 +360,9 @@ fn common_origin(tables: &[&Arc<Table>], now_ms: u64) -> Origin {
 fn drop_tombstones(segments: &mut Vec<Segment>, older: &OlderTables<'_>) {
     for segment in segments.iter_mut() {
         if !older.meet(segment.low, segment.high) {
-            segment.shares.iter_mut().for_each(|share| share.dead = 0.0);
+            for share in &mut segment.shares {
+                share.dead = 0.0;
+            }
         }
     }
     segments.retain(|segment| segment.shares.iter().any(|share| share.live + share.dead > 0.0));

@@ -163,21 +163,19 @@ impl Source {
     /// The tree is empty, or about to be filled with [`Source::everything`].
     pub(crate) fn new(workload: &Workload) -> Self {
         let key_count = workload.key_count;
-        let pattern = match workload.keys {
-            KeyPattern::Zipf { theta } => zipf_classes(key_count, theta),
-            _ => {
-                let key_count = key_count as f64;
-                vec![Class { key_count, probability: 1.0 / key_count }]
-            }
+        let pattern = if let KeyPattern::Zipf { theta } = workload.keys {
+            zipf_classes(key_count, theta)
+        } else {
+            let key_count = key_count as f64;
+            vec![Class { key_count, probability: 1.0 / key_count }]
         };
-        let classes = match workload.keys {
-            KeyPattern::Sequential => vec![1.0],
-            _ => {
-                let mut shares: Vec<f64> =
-                    pattern.iter().map(|class| class.key_count / SPACE as f64).collect();
-                shares.push(1.0 - shares.iter().sum::<f64>());
-                shares
-            }
+        let classes = if workload.keys == KeyPattern::Sequential {
+            vec![1.0]
+        } else {
+            let mut shares: Vec<f64> =
+                pattern.iter().map(|class| class.key_count / SPACE as f64).collect();
+            shares.push(1.0 - shares.iter().sum::<f64>());
+            shares
         };
         Source {
             workload: workload.clone(),
@@ -275,7 +273,9 @@ fn zipf_classes(key_count: u64, theta: f64) -> Vec<Class> {
         first = last + 1;
     }
     let total: f64 = classes.iter().map(|class| class.key_count * class.probability).sum();
-    classes.iter_mut().for_each(|class| class.probability /= total);
+    for class in &mut classes {
+        class.probability /= total;
+    }
     classes
 }
 
