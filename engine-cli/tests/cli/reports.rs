@@ -58,7 +58,7 @@ fn compact_says_what_it_rewrote() {
 #[test]
 fn an_interrupted_compaction_leaves_a_valid_database() {
     let place = filled();
-    let wide: String = (0..3000).map(|key| format!("w{key}\t{}\n", "x".repeat(1024))).collect();
+    let wide = numbered(3000, |n| format!("w{n}\t{}\n", "x".repeat(1024)));
     place.feed("load -", wide).ok();
     // So slow that it cannot end by itself before it is interrupted.
     let arguments = ["--option", "compaction_rate=65536", "compact", "--limited"];
