@@ -19,12 +19,12 @@ pub(crate) mod job;
 pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
-pub(crate) mod parts;
 pub(crate) mod planned;
 pub(crate) mod retention;
 pub(crate) mod size_tiered;
 pub(crate) mod slice;
 mod stack;
+pub(crate) mod subcompaction;
 #[cfg(test)]
 mod tests;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use crate::compaction::parts::PartedMerge;
+use crate::compaction::subcompaction::SplitMerge;
 use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
 use crate::db::install::remove_unreferenced;
@@ -42,8 +42,8 @@ enum Job {
     PrepareSegment,
     RemoveFiles,
     Compact(Box<CompactJob>),
-    /// A part of a merge that another thread runs.
-    Part(Arc<PartedMerge>, usize),
+    /// One range of a merge that another thread runs.
+    Subcompaction(Arc<SplitMerge>, usize),
 }
 
 /// Starts the threads that the options ask for.
@@ -116,9 +116,9 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         }
     }
     if role != Role::Flush
-        && let Some((job, index)) = state.parts.pop_front()
+        && let Some((merge, index)) = state.subcompactions.pop_front()
     {
-        return Some(Job::Part(job, index));
+        return Some(Job::Subcompaction(merge, index));
     }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
         if let Some(job) = compact_job::pick(inner, state) {
@@ -170,8 +170,8 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
             result
         }
         Job::PrepareSegment => prepare_segment(inner),
-        Job::Part(job, index) => {
-            compact_job::run_part(inner, &job, index, &mut || Ok(()));
+        Job::Subcompaction(merge, index) => {
+            compact_job::run_subcompaction(inner, &merge, index, &mut || Ok(()));
             Ok(())
         }
         Job::RemoveFiles => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::compaction::job::{JobContext, JobOutput, JobProgress, Slices, run_job};
-use crate::compaction::parts::PartedMerge;
 use crate::compaction::slice::{Replacement, slice_bytes};
+use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
 use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
@@ -15,10 +15,10 @@ use crate::key::{FileNumber, SequenceNumber};
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 
-/// A part of a merge has at least this many tables' worth of bytes.
-const PART_TABLES_MIN: u64 = 4;
-/// A merge of more tables is sliced, not run in parts.
-const PARTED_TABLES_MAX: u64 = 64;
+/// A subcompaction has at least this many tables' worth of bytes.
+const SUBCOMPACTION_TABLES_MIN: u64 = 4;
+/// A merge of more tables is sliced, not split.
+const SPLIT_TABLES_MAX: u64 = 64;
 
 /// A compaction that was chosen, with what it was chosen from.
 #[derive(Debug)]
@@ -96,14 +96,14 @@ fn merge(
     between: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Replacement> {
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
-    let parts_max = parts_max(inner, job, plan_bytes(&job.plan, &version));
-    let output = if parts_max > 1 {
+    let count_max = subcompactions_max(inner, job, plan_bytes(&job.plan, &version));
+    let output = if count_max > 1 {
         let tables = &inner.read.tables;
         let options = Arc::clone(&job.options);
-        let mut merge = PartedMerge::new(&job.plan, &version, options, snapshots)?;
+        let mut merge = SplitMerge::new(&job.plan, &version, options, snapshots)?;
         drop(version);
-        merge.cut(tables, parts_max)?;
-        merge_in_parts(inner, &Arc::new(merge), between)?
+        merge.split(tables, count_max)?;
+        merge_in_subcompactions(inner, &Arc::new(merge), between)?
     } else {
         merge_in_slices(inner, job, version, &snapshots, between)?
     };
@@ -150,37 +150,39 @@ fn merge_in_slices(
     run_job(plan, version, &mut context)
 }
 
-/// The parts that a merge is cut into. What waits for all of its inputs (level 0, or somebody who asked for it) is
-/// worth the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end.
-fn parts_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
+/// How many subcompactions a merge is split into. What is waited for (level 0, or by somebody who asked for it) is worth
+/// the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end.
+fn subcompactions_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
     let plan = &job.plan;
     let from_level0 = plan.output_level > 0 && plan.inputs.iter().any(|input| input.level == 0);
     let threads = inner.options.background_threads.saturating_sub(1);
     let table_count = plan_bytes / job.options.table_bytes;
-    let is_parted = from_level0 || plan.reason == CompactionReason::Manual;
-    if !is_parted || threads < 2 || table_count > PARTED_TABLES_MAX {
+    let is_split = from_level0 || plan.reason == CompactionReason::Manual;
+    if !is_split || threads < 2 || table_count > SPLIT_TABLES_MAX {
         return 1;
     }
-    usize::try_from(table_count / PART_TABLES_MIN).map_or(threads, |parts| parts.min(threads))
+    usize::try_from(table_count / SUBCOMPACTION_TABLES_MIN)
+        .map_or(threads, |count| count.min(threads))
 }
 
-/// Runs all parts: offers them to idle threads, and takes back what none has begun.
-fn merge_in_parts(
+/// Runs all subcompactions: offers them to idle threads, and takes back what none has begun.
+fn merge_in_subcompactions(
     inner: &Inner,
-    merge: &Arc<PartedMerge>,
+    merge: &Arc<SplitMerge>,
     between: &mut dyn FnMut() -> Result<()>,
 ) -> Result<JobOutput> {
     let mut state = inner.work.lock();
-    state.parts.extend((1..merge.part_count()).map(|index| (Arc::clone(merge), index)));
+    state.subcompactions.extend((1..merge.count()).map(|index| (Arc::clone(merge), index)));
     inner.work.announce_locked(&state);
     drop(state);
-    run_part(inner, merge, 0, between);
+    run_subcompaction(inner, merge, 0, between);
     let mut state = inner.work.lock();
     loop {
-        let offered = state.parts.iter().position(|(offered, _)| Arc::ptr_eq(offered, merge));
-        if let Some((_, index)) = offered.and_then(|place| state.parts.remove(place)) {
+        let offered =
+            state.subcompactions.iter().position(|(offered, _)| Arc::ptr_eq(offered, merge));
+        if let Some((_, index)) = offered.and_then(|place| state.subcompactions.remove(place)) {
             drop(state);
-            run_part(inner, merge, index, between);
+            run_subcompaction(inner, merge, index, between);
             state = inner.work.lock();
         } else if merge.is_ended() {
             break;
@@ -192,10 +194,10 @@ fn merge_in_parts(
     merge.finish(inner.fs.as_ref(), &inner.dir)
 }
 
-/// Runs one part of a merge. How it went is for the thread that waits for all of them.
-pub(crate) fn run_part(
+/// Runs one subcompaction of a merge. How it went is for the thread that waits for all of them.
+pub(crate) fn run_subcompaction(
     inner: &Inner,
-    merge: &PartedMerge,
+    merge: &SplitMerge,
     index: usize,
     between: &mut dyn FnMut() -> Result<()>,
 ) {
@@ -205,7 +207,7 @@ pub(crate) fn run_part(
     };
     let new_file_number = || inner.new_file_number();
     let snapshots = merge.snapshots();
-    merge.run_part(
+    merge.run(
         index,
         &mut job_context(inner, merge.options(), snapshots, &new_file_number, &mut poll),
     );

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::compaction::parts::PartedMerge;
+use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::error::Error;
 use crate::key::{FileNumber, KeyspaceId};
@@ -41,8 +41,8 @@ pub(crate) struct WorkState {
     /// A tree changed since the strategies last had nothing to do.
     pub(crate) compaction_wanted: bool,
     pub(crate) busy: HashMap<KeyspaceId, Busy>,
-    /// Parts of running merges that no thread has begun.
-    pub(crate) parts: VecDeque<(Arc<PartedMerge>, usize)>,
+    /// Subcompactions of running merges that no thread has begun.
+    pub(crate) subcompactions: VecDeque<(Arc<SplitMerge>, usize)>,
     /// The last flush failed with this; cleared when somebody asks for another try.
     pub(crate) flush_error: Option<Error>,
     /// The last compaction failed with this; cleared when a tree changes or somebody asks.
