@@ -150,8 +150,8 @@ fn merge_in_slices(
     run_job(plan, version, &mut context)
 }
 
-/// How many subcompactions a merge is split into. What is waited for (level 0, or by somebody who asked for it) is worth
-/// the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end.
+/// How many subcompactions a merge is split into. What is waited for (level 0, or by somebody who asked for it) is
+/// worth the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end.
 fn subcompactions_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
     let plan = &job.plan;
     let from_level0 = plan.output_level > 0 && plan.inputs.iter().any(|input| input.level == 0);
