@@ -21,7 +21,6 @@ pub(crate) mod job;
 pub(crate) mod lazy_leveled;
 pub(crate) mod leveled;
 mod outputs;
-pub(crate) mod parts;
 pub(crate) mod planned;
 pub(crate) mod pressure;
 pub(crate) mod retention;
@@ -29,6 +28,7 @@ pub mod simulator;
 pub(crate) mod size_tiered;
 pub(crate) mod slice;
 mod stack;
+pub(crate) mod subcompaction;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time_window;

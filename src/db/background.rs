@@ -18,7 +18,7 @@ use crate::db::flush_job;
 use crate::db::gate::{self, Gate};
 use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Part, Running, WorkState};
+use crate::db::work::{Running, Subcompaction, WorkState};
 use crate::error::{Error, Result};
 use crate::event::{BackgroundError, BackgroundTask, Event};
 use crate::key::SequenceNumber;
@@ -48,8 +48,8 @@ enum Job {
     Compact(Box<CompactJob>),
     /// A strategy made a plan that was refused, for this reason.
     ReportRefusal(Error),
-    /// A part of a merge that another thread runs.
-    Part(Part),
+    /// One range of a merge that another thread runs.
+    Subcompaction(Subcompaction),
 }
 
 /// Starts the threads that the options ask for.
@@ -122,8 +122,8 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         }
     }
     if role != Role::Flush {
-        if let Some(part) = state.parts.pop_front() {
-            return Some(Job::Part(part));
+        if let Some(one) = state.subcompactions.pop_front() {
+            return Some(Job::Subcompaction(one));
         }
         state.want_what_is_due(&*inner.clock);
     }
@@ -185,8 +185,8 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
         }
         Job::PrepareSegment => prepare_segment(inner),
         Job::ReportRefusal(error) => Err(error),
-        Job::Part(part) => {
-            compact_job::run_offered_part(inner, &part);
+        Job::Subcompaction(one) => {
+            compact_job::run_offered(inner, &one);
             Ok(())
         }
         Job::RemoveFiles => {

@@ -11,13 +11,13 @@ use std::time::Duration;
 use crate::compaction::expired::{self, pick_expired};
 use crate::compaction::filter::MergeFilter;
 use crate::compaction::job::{JobContext, JobOutput, JobProgress, MergeTerms, Slices, run_job};
-use crate::compaction::parts::PartedMerge;
 use crate::compaction::slice::{Replacement, slice_bytes};
+use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
 use crate::db::gate::Gate;
 use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Busy, Part, Reservation, WorkState};
+use crate::db::work::{Busy, Reservation, Subcompaction, WorkState};
 use crate::error::Result;
 use crate::event::{
     BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
@@ -26,10 +26,10 @@ use crate::key::FileNumber;
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 
-/// A part of a merge has at least this many tables' worth of bytes.
-const PART_TABLES_MIN: u64 = 4;
-/// A merge of more tables is sliced, not run in parts.
-const PARTED_TABLES_MAX: u64 = 64;
+/// A subcompaction has at least this many tables' worth of bytes.
+const SUBCOMPACTION_TABLES_MIN: u64 = 4;
+/// A merge of more tables is sliced, not split.
+const SPLIT_TABLES_MAX: u64 = 64;
 
 /// A compaction that was chosen, with what it was chosen from.
 #[derive(Debug)]
@@ -209,13 +209,13 @@ fn merge(
     });
     let options = Arc::clone(&job.options);
     let terms = MergeTerms { options, snapshots, now_ms: inner.clock.unix_ms(), filter };
-    let parts_max = parts_max(inner, job, plan_bytes(&job.plan, &version));
-    let output = if parts_max > 1 {
+    let count_max = subcompactions_max(inner, job, plan_bytes(&job.plan, &version));
+    let output = if count_max > 1 {
         let tables = &inner.read.tables;
-        let mut merge = PartedMerge::new(&job.plan, &version, terms)?;
+        let mut merge = SplitMerge::new(&job.plan, &version, terms)?;
         drop(version);
-        merge.cut(tables, parts_max)?;
-        merge_in_parts(inner, &Arc::new(merge), job.cancel_count, poll)?
+        merge.split(tables, count_max)?;
+        merge_in_subcompactions(inner, &Arc::new(merge), job.cancel_count, poll)?
     } else {
         merge_in_slices(inner, job, version, &terms, poll)?
     };
@@ -267,43 +267,44 @@ fn merge_in_slices(
     run_job(plan, version, &mut context)
 }
 
-/// The parts that a merge is cut into. What waits for all of its inputs (level 0, or somebody who asked for it) is
+/// How many subcompactions a merge is split into. What is waited for (level 0, or by somebody who asked for it) is
 /// worth the threads that are idle. What is too large for it is sliced, so that its inputs do not stay until the end;
 /// what is limited in its rate would only wait in more threads.
-fn parts_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
+fn subcompactions_max(inner: &Inner, job: &CompactJob, plan_bytes: u64) -> usize {
     let plan = &job.plan;
     let from_level0 = plan.output_level > 0 && plan.inputs.iter().any(|input| input.level == 0);
     let threads = inner.options.background_threads.saturating_sub(1);
     let table_count = plan_bytes / job.options.table_bytes;
-    let is_parted = from_level0 || plan.reason == CompactionReason::Manual;
+    let is_split = from_level0 || plan.reason == CompactionReason::Manual;
     let is_limited = inner.work.rate.rate().is_some();
-    if !is_parted || is_limited || threads < 2 || table_count > PARTED_TABLES_MAX {
+    if !is_split || is_limited || threads < 2 || table_count > SPLIT_TABLES_MAX {
         return 1;
     }
-    usize::try_from(table_count / PART_TABLES_MIN).map_or(threads, |parts| parts.min(threads))
+    usize::try_from(table_count / SUBCOMPACTION_TABLES_MIN)
+        .map_or(threads, |count| count.min(threads))
 }
 
-/// Runs all parts: offers them to idle threads, and takes back what none has begun.
-fn merge_in_parts(
+/// Runs all subcompactions: offers them to idle threads, and takes back what none has begun.
+fn merge_in_subcompactions(
     inner: &Inner,
-    merge: &Arc<PartedMerge>,
+    merge: &Arc<SplitMerge>,
     cancel_count: u64,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<JobOutput> {
     let mut state = inner.work.lock();
-    let offered = |index| Part { merge: Arc::clone(merge), index, cancel_count };
-    state.parts.extend((1..merge.part_count()).map(offered));
+    let offer = |index| Subcompaction { merge: Arc::clone(merge), index, cancel_count };
+    state.subcompactions.extend((1..merge.count()).map(offer));
     inner.work.announce_locked(&state);
     drop(state);
-    // Told of all parts, whoever runs them.
+    // Told of all of them, whoever runs them.
     let mut poll_whole = |_: JobProgress| poll(merge.progress());
-    run_part(inner, merge, 0, &mut poll_whole);
+    run_subcompaction(inner, merge, 0, &mut poll_whole);
     let mut state = inner.work.lock();
     loop {
-        let offered = state.parts.iter().position(|part| Arc::ptr_eq(&part.merge, merge));
-        if let Some(part) = offered.and_then(|place| state.parts.remove(place)) {
+        let offered = state.subcompactions.iter().position(|one| Arc::ptr_eq(&one.merge, merge));
+        if let Some(one) = offered.and_then(|place| state.subcompactions.remove(place)) {
             drop(state);
-            run_part(inner, merge, part.index, &mut poll_whole);
+            run_subcompaction(inner, merge, one.index, &mut poll_whole);
             state = inner.work.lock();
         } else if merge.is_ended() {
             break;
@@ -315,16 +316,18 @@ fn merge_in_parts(
     merge.finish(inner.fs.as_ref(), &inner.dir)
 }
 
-/// Runs a part that another thread's merge offered.
-pub(crate) fn run_offered_part(inner: &Inner, part: &Part) {
-    let mut gate = Gate::new(inner, part.cancel_count, None);
-    run_part(inner, &part.merge, part.index, &mut |progress| gate.pass(progress, &mut || Ok(())));
+/// Runs a subcompaction that another thread's merge offered.
+pub(crate) fn run_offered(inner: &Inner, offered: &Subcompaction) {
+    let mut gate = Gate::new(inner, offered.cancel_count, None);
+    run_subcompaction(inner, &offered.merge, offered.index, &mut |progress| {
+        gate.pass(progress, &mut || Ok(()))
+    });
 }
 
-/// Runs one part of a merge. How it went is for the thread that waits for all of them.
-fn run_part(
+/// Runs one range of a merge. How it went is for the thread that waits for all of them.
+fn run_subcompaction(
     inner: &Inner,
-    merge: &PartedMerge,
+    merge: &SplitMerge,
     index: usize,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) {
@@ -334,7 +337,7 @@ fn run_part(
         poll(progress)
     };
     let new_file_number = || inner.new_file_number();
-    merge.run_part(index, &mut job_context(inner, merge.terms(), &new_file_number, &mut poll));
+    merge.run(index, &mut job_context(inner, merge.terms(), &new_file_number, &mut poll));
 }
 
 fn job_context<'a>(

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
-use crate::compaction::parts::PartedMerge;
+use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::db::rate_limit::RateLimiter;
 use crate::error::Error;
@@ -39,10 +39,10 @@ pub(crate) struct Busy {
     pub(crate) paused_count: usize,
 }
 
-/// A part of a merge that is offered to idle threads.
+/// One range of a merge, offered to idle threads.
 #[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) merge: Arc<PartedMerge>,
+pub(crate) struct Subcompaction {
+    pub(crate) merge: Arc<SplitMerge>,
     pub(crate) index: usize,
     /// How often compactions had been cancelled when the merge was chosen.
     pub(crate) cancel_count: u64,
@@ -66,8 +66,8 @@ pub(crate) struct WorkState {
     /// old.
     pub(crate) compaction_due_at_ms: Option<u64>,
     pub(crate) busy: HashMap<KeyspaceId, Busy>,
-    /// Parts of running merges that no thread has begun.
-    pub(crate) parts: VecDeque<Part>,
+    /// Subcompactions of running merges that no thread has begun.
+    pub(crate) subcompactions: VecDeque<Subcompaction>,
     /// The last flush failed with this; cleared when somebody asks for another try.
     pub(crate) flush_error: Option<Error>,
     /// The last compaction failed with this; cleared when a tree changes or somebody asks.

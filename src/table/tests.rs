@@ -223,7 +223,7 @@ fn meta_says_when_what_was_written_expires() {
     assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5000, 5099));
     assert_eq!(meta.value_bytes, 99 * 5, "times of expiry are not the user's");
     let reader = open(dir.path(), &meta, &context(MODES[0])).unwrap();
-    reader.verify_all().unwrap();
+    reader.verify_all(&meta).unwrap();
     let (_, value) = get(&reader, b"key007", Trailer::NEWEST).unwrap().unwrap();
     assert_eq!(*value.without_expiry(), *b"value");
 
@@ -231,7 +231,7 @@ fn meta_says_when_what_was_written_expires() {
     entries[0] = put(b"key000", 1, b"lasts");
     let meta = write(dir.path(), options(Compression::None), &entries);
     assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5001, u64::MAX));
-    open(dir.path(), &meta, &context(MODES[0])).unwrap().verify_all().unwrap();
+    open(dir.path(), &meta, &context(MODES[0])).unwrap().verify_all(&meta).unwrap();
 
     // Nothing is written that no reader could take apart.
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Jobs against a model, on a simulated file system: whole trees are flushed and compacted with
 //! random snapshots, and every snapshot must read the same before and after.
 
-mod parts;
 mod slices;
+mod subcompaction;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,33 +1,33 @@
-//! Merges in parts give what the merge in one piece gives, whatever the order of the parts, and leave nothing behind when
-//! one of them fails.
+//! Split merges give what the merge in one piece gives, whatever the order of the subcompactions,
+//! and leave nothing behind when one of them fails.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::compaction::parts::PartedMerge;
+use crate::compaction::subcompaction::SplitMerge;
 
 impl Tree {
-    fn parted(
+    fn split(
         &self,
         plan: &CompactionPlan,
         snapshots: &[SequenceNumber],
-        parts_max: usize,
-    ) -> PartedMerge {
+        subcompactions_max: usize,
+    ) -> SplitMerge {
         let terms = MergeTerms {
             options: Arc::new(self.options.clone()),
             snapshots: snapshots.to_vec(),
             now_ms: 0,
             filter: None,
         };
-        let mut merge = PartedMerge::new(plan, &self.version, terms).unwrap();
-        merge.cut(&self.cache, parts_max).unwrap();
+        let mut merge = SplitMerge::new(plan, &self.version, terms).unwrap();
+        merge.split(&self.cache, subcompactions_max).unwrap();
         merge
     }
 
-    /// Runs a part; `poll` is called when it looks whether it should go on.
-    fn run_part(
+    /// Runs a subcompaction; `poll` is called when it looks whether it should go on.
+    fn run_one(
         &self,
-        merge: &PartedMerge,
+        merge: &SplitMerge,
         index: usize,
         poll: &mut dyn FnMut(JobProgress) -> Result<()>,
     ) {
@@ -46,22 +46,22 @@ impl Tree {
             },
             slices: None,
         };
-        merge.run_part(index, &mut context);
+        merge.run(index, &mut context);
     }
 
-    fn run_parted(
+    fn run_split(
         &self,
         plan: &CompactionPlan,
         snapshots: &[SequenceNumber],
-        parts_max: usize,
+        count_max: usize,
     ) -> Result<(usize, JobOutput)> {
-        let merge = self.parted(plan, snapshots, parts_max);
-        for index in (0..merge.part_count()).rev() {
+        let merge = self.split(plan, snapshots, count_max);
+        for index in (0..merge.count()).rev() {
             assert!(!merge.is_ended());
-            self.run_part(&merge, index, &mut |_| Ok(()));
+            self.run_one(&merge, index, &mut |_| Ok(()));
         }
         let output = merge.finish(&self.fs, &self.dir)?;
-        Ok((merge.part_count(), output))
+        Ok((merge.count(), output))
     }
 }
 
@@ -81,11 +81,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn parts_give_what_the_whole_gives(
+    fn subcompactions_give_what_the_whole_gives(
         flushes in prop::collection::vec(
             prop::collection::vec((0..100u8, prop::bool::weighted(0.7)), 1..120), 1..5),
         held in prop::collection::vec(0..200u64, 0..3),
-        parts_max in 1..9usize,
+        count_max in 1..9usize,
     ) {
         let mut tree = Tree::new(KeyspaceOptions { table_bytes: 700, ..small() });
         let (mut model, mut visible) = (Model::new(), 0);
@@ -103,15 +103,15 @@ proptest! {
         snapshots.sort_unstable();
         let plan = merge_all(&tree, 6);
         let whole = tree.run(&plan, &snapshots).unwrap();
-        let (_, parted) = tree.run_parted(&plan, &snapshots, parts_max).unwrap();
+        let (_, split) = tree.run_split(&plan, &snapshots, count_max).unwrap();
         prop_assert_eq!(
-            (parted.entries_in, parted.entries_out, parted.dropped_shadowed),
+            (split.entries_in, split.entries_out, split.dropped_shadowed),
             (whole.entries_in, whole.entries_out, whole.dropped_shadowed)
         );
-        prop_assert_eq!(parted.dropped_tombstones, whole.dropped_tombstones);
-        prop_assert_eq!(parted.bytes_read, whole.bytes_read);
+        prop_assert_eq!(split.dropped_tombstones, whole.dropped_tombstones);
+        prop_assert_eq!(split.bytes_read, whole.bytes_read);
         let expected = installed(&tree, &plan, &whole);
-        prop_assert_eq!(installed(&tree, &plan, &parted), expected);
+        prop_assert_eq!(installed(&tree, &plan, &split), expected);
     }
 }
 
@@ -127,8 +127,8 @@ fn wide() -> (Tree, CompactionPlan) {
 #[test]
 fn cuts_come_from_within_tables() {
     let (tree, plan) = wide();
-    let (parts, output) = tree.run_parted(&plan, &[sequence(9)], 4).unwrap();
-    assert_eq!((parts, output.entries_in, output.entries_out), (4, 1200, 300));
+    let (count, output) = tree.run_split(&plan, &[sequence(9)], 4).unwrap();
+    assert_eq!((count, output.entries_in, output.entries_out), (4, 1200, 300));
     let tables = &output.rest.added;
     assert!(tables.len() >= 8 && tables.windows(2).all(|pair| pair[0].largest < pair[1].smallest));
     let starts: Vec<_> =
@@ -141,10 +141,10 @@ fn cuts_come_from_within_tables() {
 }
 
 #[test]
-fn a_part_that_fails_ends_all_and_leaves_nothing() {
+fn a_subcompaction_that_fails_ends_all_and_leaves_nothing() {
     let (tree, plan) = wide();
     tree.fs.count_reads(false);
-    tree.run_parted(&plan, &[sequence(9)], 3).unwrap();
+    tree.run_split(&plan, &[sequence(9)], 3).unwrap();
     for file in tree.files() {
         if file.as_str() > "000004.table" {
             tree.fs.remove_file(format!("/db/{file}")).unwrap();
@@ -152,7 +152,7 @@ fn a_part_that_fails_ends_all_and_leaves_nothing() {
     }
     let before = tree.files();
     let start = tree.fs.op_count();
-    let (_, output) = tree.run_parted(&plan, &[sequence(9)], 3).unwrap();
+    let (_, output) = tree.run_split(&plan, &[sequence(9)], 3).unwrap();
     let count = tree.fs.op_count() - start;
     for meta in output.rest.added {
         tree.fs.remove_file(format!("/db/{}", FileKind::Table(meta.number).file_name())).unwrap();
@@ -160,17 +160,17 @@ fn a_part_that_fails_ends_all_and_leaves_nothing() {
     assert!(count > 20, "{count} operations");
     for at in 0..count {
         tree.fs.fail_at(tree.fs.op_count() + at, libc::EIO, Repeat::Once);
-        let error = tree.run_parted(&plan, &[sequence(9)], 3).map(drop).unwrap_err();
+        let error = tree.run_split(&plan, &[sequence(9)], 3).map(drop).unwrap_err();
         tree.fs.clear_faults();
         assert_eq!(error.kind(), ErrorKind::Io, "operation {at}");
         assert_eq!(tree.files(), before, "operation {at}");
     }
 
-    let merge = tree.parted(&plan, &[sequence(9)], 3);
-    tree.run_part(&merge, 0, &mut |_| Ok(()));
-    tree.run_part(&merge, 1, &mut |_| Err(Error::invalid("enough")));
+    let merge = tree.split(&plan, &[sequence(9)], 3);
+    tree.run_one(&merge, 0, &mut |_| Ok(()));
+    tree.run_one(&merge, 1, &mut |_| Err(Error::invalid("enough")));
     let mut was_asked = false;
-    tree.run_part(&merge, 2, &mut |_| {
+    tree.run_one(&merge, 2, &mut |_| {
         was_asked = true;
         Ok(())
     });
@@ -180,14 +180,14 @@ fn a_part_that_fails_ends_all_and_leaves_nothing() {
 }
 
 #[test]
-fn parts_run_at_the_same_time() {
+fn subcompactions_run_at_the_same_time() {
     let (tree, plan) = wide();
     let whole = tree.run(&plan, &[sequence(9)]).unwrap();
-    let merge = tree.parted(&plan, &[sequence(9)], 4);
+    let merge = tree.split(&plan, &[sequence(9)], 4);
     let numbers = AtomicU64::new(1000);
     let (fs, dir, cache, options) = (&tree.fs, &tree.dir, &tree.cache, &tree.options);
     std::thread::scope(|scope| {
-        for index in 0..merge.part_count() {
+        for index in 0..merge.count() {
             let (merge, numbers) = (&merge, &numbers);
             scope.spawn(move || {
                 let mut context = JobContext {
@@ -202,7 +202,7 @@ fn parts_run_at_the_same_time() {
                     poll: &mut |_| merge.check(),
                     slices: None,
                 };
-                merge.run_part(index, &mut context);
+                merge.run(index, &mut context);
             });
         }
     });

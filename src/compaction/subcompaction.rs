@@ -1,19 +1,22 @@
-//! Parts: a merge cut into key ranges, which run at the same time.
+//! Subcompactions: a merge split into key ranges, which run at the same time.
 //!
 //! Level 0 is merged down all at once, since its runs lie over each other, and writers may wait for
-//! it. So where threads are idle such a merge is cut into parts of about equal bytes. The cuts are
-//! chosen among *anchors*: every so many blocks of each input a key of its index, with the bytes
-//! before it. Each part is a merge like any other, over the keys from its start up to its end, with
-//! outputs of its own; the outputs of all parts, in key order, are the outputs of the whole. Nothing
-//! here knows threads: the caller runs the parts, in any order, in any thread.
+//! it. So where threads are idle such a merge is split into subcompactions of about equal bytes.
+//! The cuts are chosen among *anchors*: every so many blocks of each input a key of its index, with
+//! the bytes before it. Each subcompaction is a merge like any other, over the keys from its start
+//! up to its end, with outputs of its own; the outputs of all, in key order, are the outputs of the
+//! whole. Nothing here knows threads: the caller runs them, in any order, in any thread.
 //!
 //! # Rules
-//! * All versions of a user key are in one part: cuts are user keys.
+//! * All versions of a user key are in one subcompaction: cuts are user keys.
 //! * The snapshots are those of the whole merge.
-//! * It is installed at once, after the last part. (Merges so long that their space matters are
+//! * It is installed at once, after the last one. (Merges so long that their space matters are
 //!   sliced instead, see [`slice`](crate::compaction::slice).)
-//! * When one part fails, the others end at their next look, and the outputs of all are removed.
-//! * A table is read by every part that it meets, so entries are counted over all parts.
+//! * When one fails, the others end at their next look, and the outputs of all are removed.
+//! * A table is read by every subcompaction that it meets, so entries are counted over all.
+//!
+//! # Locks
+//! `results` is a leaf: nothing is locked under it, and no I/O is done.
 
 use std::fmt;
 use std::path::Path;
@@ -35,56 +38,57 @@ use crate::version::{Run, Version};
 /// Keys of each table that may become a cut.
 const ANCHORS_PER_TABLE: usize = 128;
 
-/// A merge in parts.
-pub(crate) struct PartedMerge {
+/// A merge in subcompactions.
+pub(crate) struct SplitMerge {
     inputs: MergeInputs,
     terms: MergeTerms,
-    /// The keys at which a part ends and the next begins, ascending.
+    /// The keys at which one ends and the next begins, ascending.
     cuts: Vec<Vec<u8>>,
     results: Mutex<Results>,
 }
 
 #[derive(Default)]
 struct Results {
-    /// Of the parts that have ended well.
+    /// Of the subcompactions that have ended well.
     outputs: Vec<Option<JobOutput>>,
-    /// How far each part is.
+    /// How far each is.
     progress: Vec<JobProgress>,
     ended_count: usize,
-    /// The first error of any part.
+    /// The first error of any.
     failure: Option<Error>,
 }
 
-impl PartedMerge {
-    /// The merge of `plan`, which was made for `version`, in one part.
+impl SplitMerge {
+    /// The merge of `plan`, which was made for `version`, in one piece.
     pub(crate) fn new(plan: &CompactionPlan, version: &Version, terms: MergeTerms) -> Result<Self> {
         let inputs = MergeInputs::new(plan, version)?;
         let progress = vec![JobProgress::default()];
         let results = Results { outputs: vec![None], progress, ..Results::default() };
         let results = Mutex::new(results);
-        Ok(PartedMerge { inputs, terms, cuts: Vec::new(), results })
+        Ok(SplitMerge { inputs, terms, cuts: Vec::new(), results })
     }
 
-    /// Cuts it into at most `parts_max` parts.
-    pub(crate) fn cut(&mut self, tables: &TableCache, parts_max: usize) -> Result<()> {
-        self.cuts = cuts(anchors(&self.inputs.runs, tables)?, parts_max);
-        let part_count = self.part_count();
+    /// Splits it into at most `count_max` subcompactions.
+    pub(crate) fn split(&mut self, tables: &TableCache, count_max: usize) -> Result<()> {
+        self.cuts = cuts(anchors(&self.inputs.runs, tables)?, count_max);
+        let count = self.count();
         let results = self.results.get_mut();
-        results.outputs = vec![None; part_count];
-        results.progress = vec![JobProgress::default(); part_count];
+        results.outputs = vec![None; count];
+        results.progress = vec![JobProgress::default(); count];
         Ok(())
     }
 
-    /// What holds for every part.
+    /// What holds for every subcompaction.
     pub(crate) fn terms(&self) -> &MergeTerms {
         &self.terms
     }
 
-    pub(crate) fn part_count(&self) -> usize {
+    /// The number of subcompactions.
+    pub(crate) fn count(&self) -> usize {
         self.cuts.len() + 1
     }
 
-    /// Notes how far a part is.
+    /// Notes how far one is.
     pub(crate) fn note_progress(&self, index: usize, progress: JobProgress) {
         self.results.lock().progress[index] = progress;
     }
@@ -94,15 +98,15 @@ impl PartedMerge {
         let results = self.results.lock();
         let sum = |of: fn(&JobProgress) -> u64| results.progress.iter().map(of).sum();
         JobProgress {
-            read_bytes: sum(|part| part.read_bytes),
-            written_bytes: sum(|part| part.written_bytes),
-            table_count: sum(|part| part.table_count),
+            read_bytes: sum(|one| one.read_bytes),
+            written_bytes: sum(|one| one.written_bytes),
+            table_count: sum(|one| one.table_count),
         }
     }
 
-    /// Runs a part, each once. How it went shows in [`PartedMerge::finish`]. The context's `poll`
-    /// calls [`PartedMerge::check`].
-    pub(crate) fn run_part<'a>(&'a self, index: usize, ctx: &mut JobContext<'a>) {
+    /// Runs a subcompaction, each once. How it went shows in [`SplitMerge::finish`]. The context's
+    /// `poll` calls [`SplitMerge::check`].
+    pub(crate) fn run<'a>(&'a self, index: usize, ctx: &mut JobContext<'a>) {
         let start = index.checked_sub(1).map(|before| self.cuts[before].as_slice());
         let range = KeyRange { start, end: self.cuts.get(index).map(Vec::as_slice) };
         let result = Merge::new(&self.inputs, Some(range), ctx).run_to_end();
@@ -116,29 +120,29 @@ impl PartedMerge {
         }
     }
 
-    /// The error of another part, which ends all.
+    /// The error of another one, which ends all.
     pub(crate) fn check(&self) -> Result<()> {
         self.results.lock().failure.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether all parts have ended.
+    /// Whether all have ended.
     pub(crate) fn is_ended(&self) -> bool {
-        self.results.lock().ended_count == self.part_count()
+        self.results.lock().ended_count == self.count()
     }
 
-    /// What the whole merge made. All parts have ended.
+    /// What the whole merge made. All have ended.
     pub(crate) fn finish(&self, fs: &dyn FileSystem, dir: &Path) -> Result<JobOutput> {
         assert!(self.is_ended(), "outputs are complete only then");
         let results = std::mem::take(&mut *self.results.lock());
         let mut whole = JobOutput { bytes_read: self.inputs.file_bytes, ..JobOutput::default() };
-        for part in results.outputs.into_iter().flatten() {
-            whole.entries_in += part.entries_in;
-            whole.entries_out += part.entries_out;
-            whole.bytes_written += part.bytes_written;
-            whole.dropped_shadowed += part.dropped_shadowed;
-            whole.dropped_tombstones += part.dropped_tombstones;
-            whole.filtered += part.filtered;
-            whole.rest.added.extend(part.rest.added);
+        for one in results.outputs.into_iter().flatten() {
+            whole.entries_in += one.entries_in;
+            whole.entries_out += one.entries_out;
+            whole.bytes_written += one.bytes_written;
+            whole.dropped_shadowed += one.dropped_shadowed;
+            whole.dropped_tombstones += one.dropped_tombstones;
+            whole.filtered += one.filtered;
+            whole.rest.added.extend(one.rest.added);
         }
         let checked = results.failure.map_or_else(|| self.check_count(whole.entries_in, dir), Err);
         if let Err(error) = checked {
@@ -171,9 +175,9 @@ impl PartedMerge {
     }
 }
 
-impl fmt::Debug for PartedMerge {
+impl fmt::Debug for SplitMerge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PartedMerge").field("cuts", &self.cuts).finish_non_exhaustive()
+        f.debug_struct("SplitMerge").field("cuts", &self.cuts).finish_non_exhaustive()
     }
 }
 
@@ -191,8 +195,8 @@ fn anchors(runs: &[Arc<Run>], tables: &TableCache) -> Result<Vec<Anchor>> {
     Ok(anchors)
 }
 
-/// At most `parts_max - 1` of the keys, which cut all bytes into about equal parts.
-fn cuts(mut anchors: Vec<Anchor>, parts_max: usize) -> Vec<Vec<u8>> {
+/// At most `count_max - 1` of the keys, which cut all bytes into about equal ranges.
+fn cuts(mut anchors: Vec<Anchor>, count_max: usize) -> Vec<Vec<u8>> {
     anchors.sort_unstable();
     let total: u64 = anchors.iter().map(|(_, bytes)| bytes).sum();
     let mut cuts: Vec<Vec<u8>> = Vec::new();
@@ -200,9 +204,9 @@ fn cuts(mut anchors: Vec<Anchor>, parts_max: usize) -> Vec<Vec<u8>> {
     for (key, bytes) in anchors {
         sum += bytes;
         let is_due =
-            u128::from(sum) * parts_max as u128 >= u128::from(total) * (cuts.len() as u128 + 1);
-        // Nothing is left for a part behind the last anchor.
-        if is_due && cuts.len() + 1 < parts_max && sum < total && cuts.last() != Some(&key) {
+            u128::from(sum) * count_max as u128 >= u128::from(total) * (cuts.len() as u128 + 1);
+        // Nothing is left behind the last anchor.
+        if is_due && cuts.len() + 1 < count_max && sum < total && cuts.last() != Some(&key) {
             cuts.push(key);
         }
     }
@@ -213,14 +217,14 @@ fn cuts(mut anchors: Vec<Anchor>, parts_max: usize) -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn cut(anchors: &[(&str, u64)], parts_max: usize) -> String {
+    fn cut(anchors: &[(&str, u64)], count_max: usize) -> String {
         let anchors = anchors.iter().map(|(key, bytes)| (key.as_bytes().to_vec(), *bytes));
-        let cuts = cuts(anchors.collect(), parts_max).into_iter();
+        let cuts = cuts(anchors.collect(), count_max).into_iter();
         cuts.map(|key| String::from_utf8(key).unwrap()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn parts_have_about_equal_bytes() {
+    fn ranges_have_about_equal_bytes() {
         let even = [("a", 10), ("c", 10), ("e", 10), ("b", 10), ("d", 10), ("f", 10)];
         assert_eq!(cut(&even, 1), "");
         assert_eq!(cut(&even, 2), "c");
