@@ -187,6 +187,27 @@ pub enum CompactionReason {
     Manual,
 }
 
+impl CompactionReason {
+    /// Its name in metrics and in the manifest's totals.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CompactionReason::Level0Runs => "level0_runs",
+            CompactionReason::LevelBytes => "level_bytes",
+            CompactionReason::IntraLevel0 => "intra_level0",
+            CompactionReason::SimilarRuns => "similar_runs",
+            CompactionReason::RunCount => "run_count",
+            CompactionReason::SpaceAmplification => "space_amplification",
+            CompactionReason::PastWindow => "past_window",
+            CompactionReason::TotalBytes => "total_bytes",
+            CompactionReason::Age => "age",
+            CompactionReason::Expired => "expired",
+            CompactionReason::Tombstones => "tombstones",
+            CompactionReason::Garbage => "garbage",
+            CompactionReason::Manual => "manual",
+        }
+    }
+}
+
 /// What a plan does with its inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompactionAction {

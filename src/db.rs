@@ -3,6 +3,7 @@
 //! [`Db`] only delegates: the write path is one file (`db/write.rs`), and so is the read path (`db/read.rs`).
 
 pub(crate) mod counters;
+pub(crate) mod disk_usage;
 pub(crate) mod snapshots;
 pub(crate) mod waiter;
 pub(crate) mod commit;
@@ -46,7 +47,8 @@ use crate::db::check::VerifyReport;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter};
 use crate::db::keyspace::Keyspace;
-use crate::db::metrics::Metrics;
+use crate::db::metrics::space::SpaceMeasurement;
+use crate::db::metrics::{Metrics, gather};
 use crate::db::pause::CompactionPause;
 use crate::db::recovery::OpenRequest;
 use crate::db::snapshot::Snapshot;
@@ -309,7 +311,14 @@ impl Db {
 
     /// What the engine did since it was opened, and what it holds.
     pub fn metrics(&self) -> Metrics {
-        metrics::metrics(&self.handle.inner)
+        gather::metrics(&self.handle.inner)
+    }
+
+    /// Counts exactly what is alive, by reading every entry of every keyspace as of one moment: the exact space
+    /// amplification, of which [`Metrics::space_amplification`] is an estimate. Costs a full scan, which counts as one
+    /// in the metrics.
+    pub fn measure_space(&self) -> Result<SpaceMeasurement> {
+        metrics::space::measure(&self.handle.inner)
     }
 
     /// Reads every byte of every file and checks every claim that one makes of another. Slow: it reads everything.
@@ -459,7 +468,7 @@ impl DbBuilder {
             listeners: Listeners::new(self.listeners.0).into(),
             filters: self.filters,
         };
-        let handle = recovery::open(&request)?;
+        let handle = recovery::open(request)?;
         let core = Arc::clone(&handle.inner.default_keyspace);
         let default = Keyspace { handle: Arc::clone(&handle), core };
         Ok(Db { handle, default })

@@ -81,7 +81,10 @@ pub use db::check::VerifyReport;
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;
 pub use db::manual::{CompactOptions, CompactionProgress};
-pub use db::metrics::{KeyspaceMetrics, LevelMetrics, Metrics, StallMetrics};
+pub use db::metrics::space::SpaceMeasurement;
+pub use db::metrics::{
+    CompactionMetrics, KeyspaceMetrics, LevelMetrics, LifetimeMetrics, Metrics, StallMetrics,
+};
 pub use db::pause::CompactionPause;
 pub use db::snapshot::Snapshot;
 pub use db::{Db, DbBuilder};
@@ -93,6 +96,7 @@ pub use options::{
     Verify, WalMode, WriteOptions,
 };
 pub use value::Value;
+pub use version::totals::CompactionTotals;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -23,6 +23,7 @@
 //! (`manifest`). [`Version::apply`] takes its arguments from disk, so it answers wrong ones with an
 //! error, not a panic.
 
+pub mod totals;
 pub(crate) mod edit;
 pub(crate) mod lookup;
 #[cfg(test)]

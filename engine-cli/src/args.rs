@@ -90,7 +90,7 @@ pub enum Command {
     /// Draw the tree by level
     Levels,
     /// Print write, read and space amplification by part
-    Amp,
+    Amp(AmpArgs),
     /// Read every byte of every file and name what is damaged; exit 3 if anything is
     Verify,
     /// List or drop keyspaces
@@ -238,6 +238,13 @@ pub struct CompactArgs {
     /// Write no faster than the option `compaction_rate` says, as automatic compactions do
     #[arg(long)]
     pub limited: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AmpArgs {
+    /// Scan every keyspace, and so know exactly what is alive
+    #[arg(long)]
+    pub exact: bool,
 }
 
 #[derive(Args, Debug)]

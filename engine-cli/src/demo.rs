@@ -24,6 +24,7 @@ use crate::database::{Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
 use crate::range::KeyRange;
+use crate::verbs::amplification::{self, Amplification};
 use crate::verbs::{reports, upkeep};
 use ledger::{Digest, Ledger, hash};
 
@@ -85,7 +86,7 @@ fn draw(metrics: &Metrics, out: &mut Out) -> Result<(), Failure> {
     out.line("")?;
     reports::draw_levels(metrics, out)?;
     out.line("")?;
-    reports::draw_amp(metrics, out)?;
+    amplification::draw(&Amplification::of(metrics, None), out)?;
     out.line("")
 }
 

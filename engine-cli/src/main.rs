@@ -67,7 +67,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<(), Failure> {
         Command::Keyspaces(args) => verbs::upkeep::keyspaces(global, args, out),
         Command::Stats => verbs::reports::stats(global, out),
         Command::Levels => verbs::reports::levels(global, out),
-        Command::Amp => verbs::reports::amp(global, out),
+        Command::Amp(args) => verbs::amplification::amp(global, args, out),
         Command::Options => verbs::about::options(out),
         Command::Completions { shell } => verbs::about::completions(*shell, out),
         Command::Man => verbs::about::man(out),

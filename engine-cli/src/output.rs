@@ -120,6 +120,11 @@ impl Out {
         self.json_line(&JsonEntry { key: &key, value: value.as_deref() })
     }
 
+    /// `part` of `whole` as a bar of at most `width` characters: of blocks on a terminal, of `#` in a pipe.
+    pub fn bar(&self, part: u64, whole: u64, width: usize) -> String {
+        if self.terminal { block_bar(part, whole, width) } else { ascii_bar(part, whole, width) }
+    }
+
     /// Writes a table; the columns named in `right` are aligned to the right.
     pub fn table(
         &mut self,
@@ -182,13 +187,33 @@ pub fn count(count: u64) -> String {
     HumanCount(count).to_string()
 }
 
-/// `part` of `whole` as a bar of at most `width` characters.
-pub fn bar(part: u64, whole: u64, width: usize) -> String {
+/// `part` of `whole` as a bar of at most `width` characters: ASCII.
+fn ascii_bar(part: u64, whole: u64, width: usize) -> String {
+    "#".repeat(eighths(part, whole, width).div_ceil(8))
+}
+
+/// The same in blocks, to an eighth of a character.
+fn block_bar(part: u64, whole: u64, width: usize) -> String {
+    let eighths = eighths(part, whole, width);
+    let (full, rest) = (eighths / 8, eighths as u32 % 8);
+    let mut bar = "\u{2588}".repeat(full);
+    // The blocks from seven eighths down to one eighth follow the full one.
+    bar.extend(char::from_u32(0x2590 - rest).filter(|_| rest > 0));
+    bar
+}
+
+/// The eighths of characters that `part` of `whole` fills; at least one if it is anything.
+fn eighths(part: u64, whole: u64, width: usize) -> usize {
     if whole == 0 || part == 0 {
-        return String::new();
+        return 0;
     }
-    let filled = u128::from(part) * width as u128 / u128::from(whole);
-    "#".repeat((filled as usize).clamp(1, width))
+    let filled = u128::from(part) * 8 * width as u128 / u128::from(whole);
+    (filled as usize).clamp(1, 8 * width)
+}
+
+/// `part` of `whole` in percent; empty where there is no whole.
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { String::new() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
 }
 
 /// A ratio, or `-` where there is nothing to divide by.
@@ -233,11 +258,25 @@ mod tests {
 
     #[test]
     fn bars_show_every_part_that_is_there() {
-        assert_eq!(bar(0, 10, 10), "");
-        assert_eq!(bar(1, 1_000_000, 10), "#");
-        assert_eq!(bar(5, 10, 10), "#####");
-        assert_eq!(bar(10, 10, 10), "##########");
-        assert_eq!(bar(1, 0, 10), "");
+        assert_eq!(ascii_bar(0, 10, 10), "");
+        assert_eq!(ascii_bar(1, 1_000_000, 10), "#");
+        assert_eq!(ascii_bar(5, 10, 10), "#####");
+        assert_eq!(ascii_bar(10, 10, 10), "##########");
+        assert_eq!(ascii_bar(1, 0, 10), "");
+    }
+
+    #[test]
+    fn blocks_show_eighths() {
+        assert_eq!(block_bar(0, 10, 10), "");
+        assert_eq!(block_bar(1, 1_000_000, 10), "\u{258f}");
+        assert_eq!(block_bar(3, 16, 2), "\u{258d}");
+        assert_eq!(block_bar(15, 16, 2), "\u{2588}\u{2589}");
+        assert_eq!(block_bar(16, 16, 2), "\u{2588}\u{2588}");
+    }
+
+    #[test]
+    fn percents_of_nothing_are_not_shown() {
+        assert_eq!((percent(1, 8).as_str(), percent(0, 0).as_str()), ("12.5 %", ""));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod about;
 pub mod advise;
+pub mod amplification;
 pub mod entries;
 pub mod reports;
 pub mod simulate;

@@ -115,10 +115,28 @@ pub(crate) struct JobOutput {
     pub(crate) bytes_written: u64,
     /// Entries dropped because a newer version stands in their stripe.
     pub(crate) dropped_shadowed: u64,
-    /// Tombstones, expired and filtered entries dropped at the bottom.
+    /// Tombstones dropped at the bottom.
     pub(crate) dropped_tombstones: u64,
-    /// Entries that the filter dropped or replaced.
+    /// Expired entries dropped at the bottom.
+    pub(crate) dropped_expired: u64,
+    /// Entries that the filter dropped, at the bottom.
+    pub(crate) dropped_filtered: u64,
+    /// Entries that the filter dropped or replaced. One dropped above the bottom stays as a tombstone.
     pub(crate) filtered: u64,
+}
+
+impl JobOutput {
+    fn count_dropped(&mut self, fate: Fate) {
+        match fate {
+            Fate::DropShadowed => self.dropped_shadowed += 1,
+            Fate::DropTombstone => self.dropped_tombstones += 1,
+            Fate::DropExpired => self.dropped_expired += 1,
+            Fate::DropFiltered => self.dropped_filtered += 1,
+            Fate::Keep | Fate::KeepAsOldest | Fate::KeepAsTombstone => {
+                unreachable!("what is kept is written")
+            }
+        }
+    }
 }
 
 /// Runs a plan that merges. Returns once the outputs and their names are durable. `version` is the
@@ -268,10 +286,8 @@ impl<'a, 'c> Merge<'a, 'c> {
             let (key, value) = (self.cursor.key(), self.cursor.value());
             if let Some((trailer, value)) = self.retention.written(fate, trailer, value) {
                 self.outputs.add(key, trailer, value)?;
-            } else if fate == Fate::DropShadowed {
-                self.counts.dropped_shadowed += 1;
             } else {
-                self.counts.dropped_tombstones += 1;
+                self.counts.count_dropped(fate);
             }
             self.counts.entries_in += 1;
             let lens = (key.len(), user_value_len(trailer, value.len()));

@@ -58,8 +58,12 @@ pub(crate) enum Fate {
     KeepAsTombstone,
     /// Dropped: a newer version stands in the same stripe.
     DropShadowed,
-    /// Dropped: a tombstone, or what has expired or was filtered out, that hides nothing.
+    /// Dropped: a tombstone that hides nothing.
     DropTombstone,
+    /// Dropped: it has expired, and hides nothing.
+    DropExpired,
+    /// Dropped: it was filtered out, and hides nothing.
+    DropFiltered,
 }
 
 impl Fate {
@@ -72,7 +76,9 @@ impl Fate {
             Fate::KeepAsTombstone => {
                 Some((Trailer::new(trailer.sequence(), ValueKind::Delete), b""))
             }
-            Fate::DropShadowed | Fate::DropTombstone => None,
+            Fate::DropShadowed | Fate::DropTombstone | Fate::DropExpired | Fate::DropFiltered => {
+                None
+            }
         }
     }
 }
@@ -180,11 +186,13 @@ impl<'a> Retention<'a> {
         let is_gone = is_filtered_out
             || kind == ValueKind::PutExpiring && is_expired(split_expiring(value)?.0, self.now_ms);
         let hides_nothing = stripe == 0 && at_bottom(key);
-        Ok(match (hides_nothing, is_gone || kind == ValueKind::Delete) {
-            (true, true) => Fate::DropTombstone,
+        Ok(match (hides_nothing, is_gone) {
+            (true, true) if is_filtered_out => Fate::DropFiltered,
+            (true, true) => Fate::DropExpired,
+            (true, false) if kind == ValueKind::Delete => Fate::DropTombstone,
             (true, false) => Fate::KeepAsOldest,
-            (false, _) if is_gone => Fate::KeepAsTombstone,
-            (false, _) => Fate::Keep,
+            (false, true) => Fate::KeepAsTombstone,
+            (false, false) => Fate::Keep,
         })
     }
 
@@ -330,7 +338,7 @@ mod tests {
     #[test]
     fn an_expired_entry_is_a_tombstone() {
         let entries = [("a", expiring(7)), ("a", put(3))];
-        assert_eq!(fates(&[9], true, &entries), [Fate::DropTombstone, Fate::DropShadowed]);
+        assert_eq!(fates(&[9], true, &entries), [Fate::DropExpired, Fate::DropShadowed]);
         // Dropped here, it would uncover what lies below.
         assert_eq!(fates(&[9], false, &entries), [Fate::KeepAsTombstone, Fate::DropShadowed]);
         // The snapshot at 5 reads the put, which the tombstone must hide from everybody else.

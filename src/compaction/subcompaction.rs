@@ -141,6 +141,8 @@ impl SplitMerge {
             whole.bytes_written += one.bytes_written;
             whole.dropped_shadowed += one.dropped_shadowed;
             whole.dropped_tombstones += one.dropped_tombstones;
+            whole.dropped_expired += one.dropped_expired;
+            whole.dropped_filtered += one.dropped_filtered;
             whole.filtered += one.filtered;
             whole.rest.added.extend(one.rest.added);
         }

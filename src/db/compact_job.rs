@@ -5,7 +5,6 @@
 //! that is written without a break, every fourth choice goes to the keyspace that waits longest, urgent or not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::compaction::expired::{self, pick_expired};
@@ -14,6 +13,7 @@ use crate::compaction::job::{JobContext, JobOutput, JobProgress, MergeTerms, Sli
 use crate::compaction::slice::{Replacement, slice_bytes};
 use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{CompactionAction, CompactionPlan, CompactionReason, TreeView};
+use crate::db::counters::{merge_totals, whole_table_totals};
 use crate::db::gate::Gate;
 use crate::db::install::{self, install_compaction, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
@@ -149,7 +149,7 @@ pub(crate) fn run(
             input_bytes: job.input_bytes(),
         })
     });
-    let result = run_plan(inner, job, poll);
+    let result = run_plan(inner, job, start_ns, poll);
     inner.listeners.emit(|| {
         Event::CompactionEnd(CompactionEnd {
             job: number,
@@ -163,10 +163,11 @@ pub(crate) fn run(
     result.map(drop)
 }
 
-/// Does what the plan says.
+/// Does what the plan says, since `start_ns`.
 fn run_plan(
     inner: &Inner,
     job: &mut CompactJob,
+    start_ns: u64,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<CompactionTotals> {
     // Not kept in the job: the files of tables that leave the tree meanwhile could not be freed.
@@ -176,17 +177,19 @@ fn run_plan(
     let inputs = plan.inputs.iter().flat_map(|input| input.tables.iter().copied());
     let removed: Vec<FileNumber> = inputs.collect();
     let (replacement, totals) = match plan.action {
-        CompactionAction::Drop => {
-            (Replacement { removed, ..Replacement::default() }, CompactionTotals::default())
+        action @ (CompactionAction::Drop | CompactionAction::Move) => {
+            let named = removed.iter().filter_map(|number| version.find_table(*number));
+            let mut added: Vec<_> = named.map(|(_, _, table)| table.meta().clone()).collect();
+            assert_eq!(added.len(), removed.len(), "a plan names tables of its version");
+            let totals = whole_table_totals(action, &added);
+            inner.counters().count_compaction(&job.core.counters, plan, totals);
+            if action == CompactionAction::Drop {
+                added.clear();
+            }
+            let replacement = Replacement { removed, added, ..Replacement::default() };
+            (replacement, CompactionTotals::default())
         }
-        CompactionAction::Move => {
-            inner.counters().trivial_moves.add(1);
-            let moved = removed.iter().filter_map(|number| version.find_table(*number));
-            let added: Vec<_> = moved.map(|(_, _, table)| table.meta().clone()).collect();
-            assert_eq!(added.len(), removed.len(), "a move keeps every table");
-            (Replacement { removed, added, ..Replacement::default() }, CompactionTotals::default())
-        }
-        CompactionAction::Merge => merge(inner, job, version, poll)?,
+        CompactionAction::Merge => merge(inner, job, version, start_ns, poll)?,
     };
     install_compaction(inner, &job.core, replacement, target)?;
     Ok(totals)
@@ -197,6 +200,7 @@ fn merge(
     inner: &Inner,
     job: &mut CompactJob,
     version: Arc<Version>,
+    start_ns: u64,
     poll: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<(Replacement, CompactionTotals)> {
     let snapshots = inner.read.snapshots.with_visible(|| inner.visible());
@@ -219,15 +223,9 @@ fn merge(
     } else {
         merge_in_slices(inner, job, version, &terms, poll)?
     };
-    let (core, counters) = (&job.core, inner.counters());
-    counters.compactions.add(1);
-    counters.compaction_bytes_read.add(output.bytes_read);
-    counters.compaction_bytes_written.add(output.bytes_written);
-    counters.entries_dropped.add(output.entries_in - output.entries_out);
-    counters.entries_filtered.add(output.filtered);
-    let level = job.plan.output_level;
-    core.levels.bytes_read[level].fetch_add(output.bytes_read, Ordering::Relaxed);
-    core.levels.bytes_written[level].fetch_add(output.bytes_written, Ordering::Relaxed);
+    let duration_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+    let totals = merge_totals(&output, duration_ns);
+    inner.counters().count_compaction(&job.core.counters, &job.plan, totals);
     let totals = CompactionTotals {
         bytes_read: output.bytes_read,
         bytes_written: output.bytes_written,

@@ -1,11 +1,23 @@
-//! Counters of what the engine did: relaxed atomics, sharded where every operation touches them.
+//! Counters of what the engine did.
 //!
-//! Nothing is decided by a counter; they are read only for [`Metrics`](crate::db::metrics::Metrics). No clock is
-//! read on the way to any of them, except that stalls, which are slow by nature, are timed.
+//! What every operation touches is relaxed atomics, sharded; what a job or a stall adds is plain sums under a mutex,
+//! because those are rare and belong together. Nothing is decided by a counter; they are read only for
+//! [`Metrics`](crate::db::metrics::Metrics) and for the totals that the manifest keeps. No clock is read on the way to
+//! any of them, except that jobs and stalls, which are slow by nature, are timed.
+//!
+//! A job counts twice, for the database and for its keyspace: a keyspace that is dropped takes its own counters along,
+//! and those of the database never go back.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
+use crate::compaction::job::JobOutput;
+use crate::compaction::{CompactionAction, CompactionPlan};
+use crate::table::TableMeta;
 use crate::table::reader::ReadStats;
+use crate::version::totals::CompactionTotals;
 
 /// Shards of the per-operation counters. A power of two.
 const SHARD_COUNT: usize = 8;
@@ -45,22 +57,30 @@ impl StallCause {
     }
 }
 
-/// Counters that every read touches.
+/// What reading blocks and asking filters cost.
+#[derive(Debug, Default)]
+struct StatCounters {
+    filter_checks: Counter,
+    filter_useful: Counter,
+    filter_false_positives: Counter,
+    unfiltered_lookups: Counter,
+    blocks_read: Counter,
+    block_bytes_read: Counter,
+    cache_hits: Counter,
+    cache_misses: Counter,
+}
+
+/// Counters that every read touches. What a point read costs and what a scan costs are different questions.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
     gets: Counter,
     get_hits: Counter,
     memtable_hits: Counter,
+    get_stats: StatCounters,
     seeks: Counter,
     steps: Counter,
-    filter_checks: Counter,
-    filter_useful: Counter,
-    filter_false_positives: Counter,
-    blocks_read: Counter,
-    block_bytes_read: Counter,
-    cache_hits: Counter,
-    cache_misses: Counter,
+    scan_stats: StatCounters,
 }
 
 /// The sums over all shards of the read counters.
@@ -69,29 +89,88 @@ pub(crate) struct ReadTotals {
     pub(crate) gets: u64,
     pub(crate) get_hits: u64,
     pub(crate) memtable_hits: u64,
+    pub(crate) get_stats: ReadStats,
     pub(crate) seeks: u64,
     pub(crate) steps: u64,
-    pub(crate) stats: ReadStats,
+    pub(crate) scan_stats: ReadStats,
+}
+
+/// What flushes did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlushTotals {
+    pub(crate) count: u64,
+    /// Of the tables that they wrote.
+    pub(crate) bytes: u64,
+    /// In the memtables that they wrote out.
+    pub(crate) entries: u64,
+    /// Entries left out because a newer version stands in for them.
+    pub(crate) entries_shadowed: u64,
+    pub(crate) duration_ns: u64,
+}
+
+/// What flushes and compactions did. Compactions by the level that they wrote to, and by reason.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct JobTotals {
+    pub(crate) flushes: FlushTotals,
+    pub(crate) compactions: BTreeMap<(usize, &'static str), CompactionTotals>,
+}
+
+impl JobTotals {
+    /// The sums over levels and reasons.
+    pub(crate) fn compacted(&self) -> CompactionTotals {
+        let mut sum = CompactionTotals::default();
+        self.compactions.values().for_each(|totals| sum.add(*totals));
+        sum
+    }
+}
+
+/// How often and how long writers waited.
+#[derive(Debug, Default)]
+pub(crate) struct StallCounters([(Counter, Counter); StallCause::ALL.len()]);
+
+impl StallCounters {
+    fn count(&self, cause: StallCause, duration_ns: u64) {
+        let (count, total_ns) = &self.0[cause as usize];
+        count.add(1);
+        total_ns.add(duration_ns);
+    }
+
+    /// Each cause with the number of its stalls and the nanoseconds that they took.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (StallCause, u64, u64)> + '_ {
+        let counters = StallCause::ALL.into_iter().zip(&self.0);
+        counters.map(|(cause, (count, total_ns))| (cause, count.get(), total_ns.get()))
+    }
+}
+
+/// The counters of one keyspace.
+#[derive(Debug, Default)]
+pub(crate) struct KeyspaceCounters {
+    jobs: Mutex<JobTotals>,
+    pub(crate) stalls: StallCounters,
+    /// Bytes of keys and values in memtables that were flushed.
+    pub(crate) flushed_user_bytes: Counter,
+    /// Bytes of keys and values that the open found in the log: they were written before it.
+    pub(crate) replayed_user_bytes: Counter,
+}
+
+impl KeyspaceCounters {
+    /// What flushes and compactions of the keyspace did.
+    pub(crate) fn jobs(&self) -> JobTotals {
+        self.jobs.lock().clone()
+    }
 }
 
 /// All counters of an open database.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     shards: [Shard; SHARD_COUNT],
-    pub(crate) flushes: Counter,
-    pub(crate) flush_bytes: Counter,
-    pub(crate) compactions: Counter,
-    pub(crate) trivial_moves: Counter,
-    pub(crate) compaction_bytes_read: Counter,
-    pub(crate) compaction_bytes_written: Counter,
-    pub(crate) entries_dropped: Counter,
-    pub(crate) entries_filtered: Counter,
+    jobs: Mutex<JobTotals>,
     pub(crate) manifest_bytes: Counter,
     pub(crate) manifest_edits: Counter,
     pub(crate) obsolete_files_removed: Counter,
     pub(crate) background_errors: Counter,
     pub(crate) scrub_passes: Counter,
-    pub(crate) stalls: [(Counter, Counter); StallCause::ALL.len()],
+    pub(crate) stalls: StallCounters,
 }
 
 thread_local! {
@@ -117,7 +196,7 @@ impl Counters {
         if in_memory {
             shard.memtable_hits.add(1);
         } else {
-            shard.add(stats);
+            shard.get_stats.add(stats);
         }
     }
 
@@ -126,7 +205,7 @@ impl Counters {
         let shard = self.shard();
         shard.seeks.add(seeks);
         shard.steps.add(steps);
-        shard.add(stats);
+        shard.scan_stats.add(stats);
     }
 
     /// The sums of the read counters.
@@ -136,33 +215,107 @@ impl Counters {
             sum.gets += shard.gets.get();
             sum.get_hits += shard.get_hits.get();
             sum.memtable_hits += shard.memtable_hits.get();
+            sum.get_stats += shard.get_stats.get();
             sum.seeks += shard.seeks.get();
             sum.steps += shard.steps.get();
-            sum.stats.filter_checks += shard.filter_checks.get();
-            sum.stats.filter_useful += shard.filter_useful.get();
-            sum.stats.filter_false_positives += shard.filter_false_positives.get();
-            sum.stats.blocks_read += shard.blocks_read.get();
-            sum.stats.block_bytes_read += shard.block_bytes_read.get();
-            sum.stats.cache_hits += shard.cache_hits.get();
-            sum.stats.cache_misses += shard.cache_misses.get();
+            sum.scan_stats += shard.scan_stats.get();
         }
         sum
     }
 
-    /// Counts one stall of a writer.
-    pub(crate) fn count_stall(&self, cause: StallCause, duration_ns: u64) {
-        let (count, total_ns) = &self.stalls[cause as usize];
-        count.add(1);
-        total_ns.add(duration_ns);
+    /// Counts one stall of a writer of a keyspace.
+    pub(crate) fn count_stall(
+        &self,
+        keyspace: &KeyspaceCounters,
+        cause: StallCause,
+        duration_ns: u64,
+    ) {
+        self.stalls.count(cause, duration_ns);
+        keyspace.stalls.count(cause, duration_ns);
+    }
+
+    /// Counts a flush: `table` is what it wrote of `entries`.
+    pub(crate) fn count_flush(
+        &self,
+        keyspace: &KeyspaceCounters,
+        entries: u64,
+        table: Option<&TableMeta>,
+        duration_ns: u64,
+    ) {
+        for jobs in [&self.jobs, &keyspace.jobs] {
+            let flushes = &mut jobs.lock().flushes;
+            flushes.count += 1;
+            flushes.bytes += table.map_or(0, |meta| meta.file_bytes);
+            flushes.entries += entries;
+            flushes.entries_shadowed += entries - table.map_or(0, |meta| meta.entry_count);
+            flushes.duration_ns += duration_ns;
+        }
+    }
+
+    /// Counts a compaction by `plan`.
+    pub(crate) fn count_compaction(
+        &self,
+        keyspace: &KeyspaceCounters,
+        plan: &CompactionPlan,
+        totals: CompactionTotals,
+    ) {
+        for jobs in [&self.jobs, &keyspace.jobs] {
+            let kind = (plan.output_level, plan.reason.as_str());
+            jobs.lock().compactions.entry(kind).or_default().add(totals);
+        }
+    }
+
+    /// What flushes and compactions of all keyspaces did.
+    pub(crate) fn jobs(&self) -> JobTotals {
+        self.jobs.lock().clone()
     }
 }
 
-impl Shard {
+/// What a merge did, for [`Counters::count_compaction`].
+pub(crate) fn merge_totals(output: &JobOutput, duration_ns: u64) -> CompactionTotals {
+    CompactionTotals {
+        merges: 1,
+        bytes_read: output.bytes_read,
+        bytes_written: output.bytes_written,
+        entries_read: output.entries_in,
+        entries_written: output.entries_out,
+        entries_shadowed: output.dropped_shadowed,
+        tombstones_dropped: output.dropped_tombstones,
+        entries_expired: output.dropped_expired,
+        entries_filtered_out: output.dropped_filtered,
+        entries_filtered: output.filtered,
+        duration_ns,
+        ..CompactionTotals::default()
+    }
+}
+
+/// What moving or dropping `tables` did, for [`Counters::count_compaction`].
+pub(crate) fn whole_table_totals(
+    action: CompactionAction,
+    tables: &[TableMeta],
+) -> CompactionTotals {
+    let bytes = tables.iter().map(|meta| meta.file_bytes).sum();
+    match action {
+        CompactionAction::Move => {
+            CompactionTotals { moves: 1, bytes_moved: bytes, ..CompactionTotals::default() }
+        }
+        CompactionAction::Drop => CompactionTotals {
+            drops: 1,
+            bytes_dropped: bytes,
+            entries_discarded: tables.iter().map(|meta| meta.entry_count).sum(),
+            ..CompactionTotals::default()
+        },
+        CompactionAction::Merge => unreachable!("a merge reads its tables"),
+    }
+}
+
+impl StatCounters {
     fn add(&self, stats: &ReadStats) {
         let pairs = [
             (&self.filter_checks, stats.filter_checks),
             (&self.filter_useful, stats.filter_useful),
             (&self.filter_false_positives, stats.filter_false_positives),
+            (&self.unfiltered_lookups, stats.unfiltered_lookups),
             (&self.blocks_read, stats.blocks_read),
             (&self.block_bytes_read, stats.block_bytes_read),
             (&self.cache_hits, stats.cache_hits),
@@ -172,6 +325,19 @@ impl Shard {
             if n != 0 {
                 counter.add(n);
             }
+        }
+    }
+
+    fn get(&self) -> ReadStats {
+        ReadStats {
+            filter_checks: self.filter_checks.get(),
+            filter_useful: self.filter_useful.get(),
+            filter_false_positives: self.filter_false_positives.get(),
+            unfiltered_lookups: self.unfiltered_lookups.get(),
+            blocks_read: self.blocks_read.get(),
+            block_bytes_read: self.block_bytes_read.get(),
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
         }
     }
 }
@@ -194,10 +360,10 @@ mod tests {
             }
         });
         counters.count_get(false, true, &stats);
+        counters.count_scan(2, 5, &ReadStats { blocks_read: 3, ..ReadStats::default() });
         let reads = counters.reads();
-        assert_eq!(
-            (reads.gets, reads.get_hits, reads.memtable_hits, reads.stats.blocks_read),
-            (401, 400, 1, 800)
-        );
+        assert_eq!((reads.gets, reads.get_hits, reads.memtable_hits), (401, 400, 1));
+        assert_eq!((reads.seeks, reads.steps), (2, 5));
+        assert_eq!((reads.get_stats.blocks_read, reads.scan_stats.blocks_read), (800, 3));
     }
 }

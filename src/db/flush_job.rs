@@ -26,7 +26,7 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
         })
     });
     let start_ns = inner.clock.monotonic_ns();
-    let result = flush_memory(inner, core, &memory);
+    let result = flush_memory(inner, core, &memory, start_ns);
     inner.listeners.emit(|| {
         let made = result.as_ref().ok().and_then(Option::as_ref);
         Event::FlushEnd(FlushEnd {
@@ -40,11 +40,12 @@ pub(crate) fn run(inner: &Inner, core: &KeyspaceCore) -> Result<()> {
     result.map(drop)
 }
 
-/// Flushes `memory`, the oldest of `core`, and answers with the table made of it.
+/// Flushes `memory`, the oldest of `core`, since `start_ns`, and answers with the table made of it.
 fn flush_memory(
     inner: &Inner,
     core: &KeyspaceCore,
     memory: &Arc<Memory>,
+    start_ns: u64,
 ) -> Result<Option<TableMeta>> {
     // Writers that took their place before the rotation may still be inserting, or waiting for their sync.
     inner.commit().wait_visible(memory.cut())?;
@@ -63,12 +64,9 @@ fn flush_memory(
     if others_in_memory(inner, core) {
         inner.commit().sync(&*inner.clock)?;
     }
-    let entries_written = table.as_ref().map_or(0, |meta| meta.entry_count);
-    let bytes_written = table.as_ref().map_or(0, |meta| meta.file_bytes);
-    inner.counters().flushes.add(1);
-    inner.counters().flush_bytes.add(bytes_written);
-    inner.counters().entries_dropped.add(memory.table.entry_count() - entries_written);
-    core.levels.bytes_written[0].fetch_add(bytes_written, std::sync::atomic::Ordering::Relaxed);
+    let duration_ns = inner.clock.monotonic_ns().saturating_sub(start_ns);
+    let entries = memory.table.entry_count();
+    inner.counters().count_flush(&core.counters, entries, table.as_ref(), duration_ns);
     install_flush(inner, core, memory, table.clone())?;
     Ok(table)
 }

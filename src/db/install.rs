@@ -11,12 +11,13 @@ use std::sync::atomic::Ordering;
 use crate::compaction::TreeView;
 use crate::compaction::pressure::Load;
 use crate::compaction::slice::Replacement;
+use crate::db::disk_usage::Part;
 use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
 use crate::db::work::Busy;
 use crate::error::Result;
 use crate::event::{Event, TableEvent};
 use crate::file_name::FileKind;
-use crate::key::{FileNumber, SequenceNumber};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
 use crate::table::{Table, TableMeta};
 use crate::version::RunId;
@@ -33,6 +34,9 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
     if tree.manifest.is_none() {
         inner.check_open()?;
     }
+    let totals = inner.totals_since_open();
+    edit.lifetime_totals = Some(totals.since(&tree.totals_in_state));
+    let dropped = tables_of(tree, &edit.keyspaces_dropped);
     let manifest = tree.manifest.as_mut().expect("only a writable database changes its tree");
     let before = manifest.bytes();
     // An edit that does not fit is refused before anything is written; after it was applied, a failed append poisons.
@@ -48,10 +52,30 @@ pub(crate) fn commit_edit(inner: &Inner, tree: &mut Tree, mut edit: VersionEdit)
     manifest.append(&edit).map_err(|error| inner.poison(error))?;
     inner.counters().manifest_edits.add(1);
     inner.counters().manifest_bytes.add(manifest.bytes() - before);
+    tree.totals_in_state = totals;
+    place_tables(inner, &edit, &dropped);
     if manifest.bytes() > MANIFEST_BYTES_MAX.max(4 * tree.snapshot_bytes) {
         roll_manifest(inner, tree)?;
     }
     Ok(())
+}
+
+/// The tables of `keyspaces`.
+fn tables_of(tree: &Tree, keyspaces: &[KeyspaceId]) -> Vec<FileNumber> {
+    let trees = keyspaces.iter().filter_map(|id| tree.state.keyspaces.get(id));
+    let tables = trees.flat_map(|keyspace| keyspace.version.tables());
+    tables.map(|(_, _, table)| table.meta().number).collect()
+}
+
+/// Says what the tables of `edit`, which is durable, count as on disk.
+fn place_tables(inner: &Inner, edit: &VersionEdit, dropped: &[FileNumber]) {
+    for number in edit.tables_removed.iter().map(|(_, number)| number).chain(dropped) {
+        inner.disk.place(*number, Part::ObsoleteTables);
+    }
+    // After the removed ones: a table that is removed and added has moved.
+    for added in &edit.tables_added {
+        inner.disk.place(added.meta.number, Part::LiveTables);
+    }
 }
 
 /// Replaces a long manifest by a new one that begins with the present state.
@@ -92,6 +116,8 @@ pub(crate) fn install_flush(
     let first_needed = note_log_state(inner, &mut edit, Some(memory));
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
+    // Under the tree lock, like the reading of it: the memtable's bytes are either here or in the view.
+    core.counters.flushed_user_bytes.add(memory.table.user_bytes());
     core.view.rcu(|view| {
         let immutables =
             view.immutables.iter().filter(|other| !Arc::ptr_eq(other, memory)).cloned().collect();

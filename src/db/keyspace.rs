@@ -10,7 +10,8 @@ use crate::batch::WriteBatch;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
 use crate::db::manual::{CompactOptions, CompactionProgress};
-use crate::db::metrics::{KeyspaceMetrics, keyspace_metrics};
+use crate::db::metrics::KeyspaceMetrics;
+use crate::db::metrics::gather::keyspace_metrics;
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::write::{Change, write_one};
 use crate::db::{background, manual, read};
@@ -193,7 +194,7 @@ impl Keyspace {
 
     /// The metrics of this keyspace alone.
     pub fn metrics(&self) -> KeyspaceMetrics {
-        keyspace_metrics(&self.core)
+        keyspace_metrics(self.inner(), &self.core)
     }
 }
 

@@ -17,6 +17,8 @@
 //!
 //! Opened for reading only, steps 5 to 8 are left out and nothing on disk changes.
 
+mod log;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +27,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::batch::operations;
 use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
@@ -33,8 +34,10 @@ use crate::compaction::filter::CompactionFilter;
 use crate::db::background;
 use crate::db::commit::CommitQueue;
 use crate::db::counters::Counters;
+use crate::db::disk_usage::{DiskUsage, MeteredFs, Part};
 use crate::db::handle::Handle;
 use crate::db::install;
+use crate::db::recovery::log::{log_start, replay_log};
 use crate::db::snapshots::SnapshotList;
 use crate::db::state::{
     DEFAULT_KEYSPACE, Inner, KeyspaceCore, KeyspaceMap, ReadShared, Tree, require_strategy,
@@ -45,7 +48,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Listeners;
 use crate::file_name::FileKind;
 use crate::fs::{DirEntry, FileLock, FileSystem, LockKind};
-use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
 use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
@@ -55,10 +58,10 @@ use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
-use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
-use crate::wal::segment::RecordKind;
+use crate::version::totals::LifetimeTotals;
+use crate::wal::WalStart;
+use crate::wal::replay::Replay;
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
-use crate::wal::{WalPosition, WalStart};
 
 /// What an open needs.
 #[derive(Debug)]
@@ -83,7 +86,10 @@ struct Found {
 }
 
 /// Opens or creates the database. See the module text.
-pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
+pub(crate) fn open(mut request: OpenRequest) -> Result<Arc<Handle>> {
+    let disk = Arc::new(DiskUsage::default());
+    request.fs = Arc::new(MeteredFs::new(request.fs, Arc::clone(&disk)));
+    let request = &request;
     request.options.validate()?;
     if let Some(options) = &request.default_keyspace {
         options.validate()?;
@@ -94,9 +100,11 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
         change_default_options(&mut state, options)?;
     }
     check_tables(&request.dir, &state, &entries)?;
+    adopt_files(&disk, &state, &entries);
     let cores = make_cores(request, &state)?;
     let recorder = start_recorder(request)?;
-    let replayed = replay_log(request, &state, &cores)?;
+    let (replayed, uncounted) = replay_log(request, &state, &cores)?;
+    state.totals.add(&uncounted);
     let start = log_start(&state, &replayed);
     let fresh_manifest = if request.options.read_only {
         None
@@ -107,8 +115,8 @@ pub(crate) fn open(request: &OpenRequest) -> Result<Arc<Handle>> {
     let first_segment = state.wal_first_segment;
     let wal = (!request.options.read_only)
         .then(|| make_wal(request, (start, first_segment), &replayed, &entries));
-    let inner =
-        assemble(request, Parts { cores, state, fresh_manifest, wal, start, lock, recorder })?;
+    let parts = Parts { cores, state, fresh_manifest, wal, start, lock, recorder, disk };
+    let inner = assemble(request, parts)?;
     if !request.options.read_only {
         remove_orphans(&inner, &entries);
         for core in inner.keyspaces.load().by_id.values() {
@@ -251,6 +259,14 @@ fn check_tables(dir: &Path, state: &ManifestState, entries: &[DirEntry]) -> Resu
     Ok(())
 }
 
+/// Tells `disk` what the directory holds.
+fn adopt_files(disk: &DiskUsage, state: &ManifestState, entries: &[DirEntry]) {
+    disk.adopt(entries);
+    for (_, _, table) in state.keyspaces.values().flat_map(|keyspace| keyspace.version.tables()) {
+        disk.place(table.meta().number, Part::LiveTables);
+    }
+}
+
 type Cores = BTreeMap<KeyspaceId, Arc<KeyspaceCore>>;
 
 fn make_cores(request: &OpenRequest, state: &ManifestState) -> Result<Cores> {
@@ -267,85 +283,6 @@ fn make_cores(request: &OpenRequest, state: &ManifestState) -> Result<Cores> {
 fn start_recorder(request: &OpenRequest) -> Result<Option<Recorder>> {
     let Some(path) = &request.options.record_workload else { return Ok(None) };
     Recorder::start(request.fs.as_ref(), Arc::clone(&request.clock), path).map(Some)
-}
-
-/// Step 4: replays what the tables do not hold into the memtables of `cores`.
-fn replay_log(request: &OpenRequest, state: &ManifestState, cores: &Cores) -> Result<Replay> {
-    let options = ReplayOptions {
-        first_segment: state.wal_first_segment,
-        mode: request.options.wal_recovery,
-        promised: state.wal_synced,
-    };
-    let now_ms = request.clock.unix_ms();
-    let mut applied = |record: &WalRecord<'_>| {
-        apply_record(state, cores, record, now_ms).map_err(|error| {
-            let path = FileKind::WalSegment(record.start.segment).path(&request.dir);
-            error.at(&path).at_offset(record.start.offset)
-        })
-    };
-    replay(request.fs.as_ref(), &request.dir, options, &mut applied)
-}
-
-fn apply_record(
-    state: &ManifestState,
-    cores: &Cores,
-    record: &WalRecord<'_>,
-    now_ms: u64,
-) -> Result<()> {
-    if record.kind != RecordKind::Batch {
-        return Ok(());
-    }
-    let mut applied_count = 0u32;
-    for (sequence, operation) in (record.first_sequence.0..).zip(operations(record.payload)) {
-        let operation = operation?;
-        applied_count += 1;
-        let sequence = SequenceNumber(sequence);
-        let Some(core) = cores.get(&operation.keyspace) else {
-            if operation.keyspace < state.next_keyspace_id {
-                // Dropped since.
-                continue;
-            }
-            let what = format!("a batch names keyspace {}, which never was", operation.keyspace.0);
-            return Err(Error::new(ErrorKind::Corruption, what));
-        };
-        if sequence <= state.keyspaces[&operation.keyspace].flushed_sequence {
-            continue;
-        }
-        let view = core.view.load();
-        view.active.note_segment(record.start.segment);
-        view.active.table.note_write_time(now_ms);
-        let trailer = Trailer::new(sequence, operation.kind);
-        view.active.table.insert(operation.key, trailer, operation.value, key_hash(operation.key));
-    }
-    if applied_count != record.entry_count {
-        let what = format!(
-            "a batch holds {applied_count} operations, but its record says {}",
-            record.entry_count
-        );
-        return Err(Error::new(ErrorKind::Corruption, what));
-    }
-    let last =
-        SequenceNumber(record.first_sequence.0 + u64::from(record.entry_count).saturating_sub(1));
-    for core in cores.values() {
-        // Only between records: all of a batch is on one side of a cut.
-        if core.view.load().active.is_full() {
-            core.rotate(last, now_ms);
-        }
-    }
-    Ok(())
-}
-
-/// How the log goes on: behind everything that ever took a sequence number.
-fn log_start(state: &ManifestState, replayed: &Replay) -> WalStart {
-    let start = replayed.start();
-    let unused = SequenceNumber(state.last_sequence.0 + 1);
-    // A log without a segment begins anew; there is nothing that its first segment could link to.
-    let previous = if start.previous.segment < start.next_segment {
-        start.previous
-    } else {
-        WalPosition::default()
-    };
-    WalStart { next_sequence: start.next_sequence.max(unused), previous, ..start }
 }
 
 /// Step 5.
@@ -422,11 +359,12 @@ struct Parts {
     start: WalStart,
     lock: Option<Box<dyn FileLock>>,
     recorder: Option<Recorder>,
+    disk: Arc<DiskUsage>,
 }
 
 fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
     static NEXT_ORIGIN: AtomicU64 = AtomicU64::new(1);
-    let Parts { cores, state, fresh_manifest, wal, start, lock, recorder } = parts;
+    let Parts { cores, state, fresh_manifest, wal, start, lock, recorder, disk } = parts;
     let options = request.options.clone();
     let cache = (options.cache_bytes > 0).then(|| Arc::new(BlockCache::new(options.cache_bytes)));
     let context = ReadContext { read_mode: options.read_mode, verify: options.verify, cache };
@@ -458,10 +396,16 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
             snapshots: SnapshotList::default(),
             recorder,
         }),
+        disk,
         default_keyspace,
         keyspaces: ArcSwap::from_pointee(KeyspaceMap { by_id: cores.into_iter().collect() }),
         next_file_number: AtomicU64::new(state.next_file_number.0),
-        tree: Mutex::new(Tree { manifest: fresh_manifest, snapshot_bytes, state }),
+        tree: Mutex::new(Tree {
+            manifest: fresh_manifest,
+            snapshot_bytes,
+            state,
+            totals_in_state: LifetimeTotals::default(),
+        }),
         work: Arc::new(WorkQueue::new(background_rate(&request.options))),
         closed: AtomicBool::new(false),
         lock: Mutex::new(lock),

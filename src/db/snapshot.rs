@@ -55,7 +55,9 @@ impl Snapshot {
     /// A snapshot of what is visible now.
     pub(crate) fn new(keyspace: &Keyspace) -> Self {
         let handle = Arc::clone(&keyspace.handle);
-        let sequence = handle.inner.read.snapshots.acquire(|| handle.inner.visible());
+        let inner = &handle.inner;
+        let now_ns = inner.clock.monotonic_ns();
+        let sequence = inner.read.snapshots.acquire(now_ns, || inner.visible());
         Snapshot { pin: Arc::new(Pin { handle, sequence }), keyspace: keyspace.clone() }
     }
 

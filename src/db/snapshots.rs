@@ -13,27 +13,40 @@ use parking_lot::Mutex;
 
 use crate::key::SequenceNumber;
 
-/// Live snapshots and how many handles each has.
+/// A live snapshot.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    handle_count: usize,
+    /// When its first handle was made.
+    since_ns: u64,
+}
+
+/// The live snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotList {
-    live: Mutex<BTreeMap<SequenceNumber, usize>>,
+    live: Mutex<BTreeMap<SequenceNumber, Live>>,
 }
 
 impl SnapshotList {
-    /// Registers a snapshot of what `visible` says now, and returns its sequence number.
-    pub(crate) fn acquire(&self, visible: impl FnOnce() -> SequenceNumber) -> SequenceNumber {
+    /// Registers a snapshot of what `visible` says now, at `now_ns`, and returns its sequence number.
+    pub(crate) fn acquire(
+        &self,
+        now_ns: u64,
+        visible: impl FnOnce() -> SequenceNumber,
+    ) -> SequenceNumber {
         let mut live = self.live.lock();
         let sequence = visible();
-        *live.entry(sequence).or_default() += 1;
+        let snapshot = live.entry(sequence).or_insert(Live { handle_count: 0, since_ns: now_ns });
+        snapshot.handle_count += 1;
         sequence
     }
 
     /// Ends one handle of the snapshot at `sequence`. Returns whether it was the last one.
     pub(crate) fn release(&self, sequence: SequenceNumber) -> bool {
         let mut live = self.live.lock();
-        let count = live.get_mut(&sequence).expect("a released snapshot was acquired");
-        *count -= 1;
-        let last = *count == 0;
+        let snapshot = live.get_mut(&sequence).expect("a released snapshot was acquired");
+        snapshot.handle_count -= 1;
+        let last = snapshot.handle_count == 0;
         if last {
             live.remove(&sequence);
         }
@@ -65,6 +78,11 @@ impl SnapshotList {
         let live = self.live.lock();
         (live.len(), live.keys().next().copied())
     }
+
+    /// When the oldest snapshot was made.
+    pub(crate) fn oldest_since_ns(&self) -> Option<u64> {
+        self.live.lock().values().next().map(|snapshot| snapshot.since_ns)
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +93,7 @@ mod tests {
     fn lists_are_ascending_and_end_with_the_visible_sequence() {
         let list = SnapshotList::default();
         for sequence in [7, 3, 7] {
-            list.acquire(|| SequenceNumber(sequence));
+            list.acquire(10 * sequence, || SequenceNumber(sequence));
         }
         let with = |visible| {
             list.with_visible(|| SequenceNumber(visible)).iter().map(|s| s.0).collect::<Vec<_>>()
@@ -86,5 +104,6 @@ mod tests {
         assert!(!list.release(SequenceNumber(7)));
         assert!(list.release(SequenceNumber(7)));
         assert_eq!(list.summary(), (1, Some(SequenceNumber(3))));
+        assert_eq!(list.oldest_since_ns(), Some(30));
     }
 }

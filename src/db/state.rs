@@ -34,7 +34,8 @@ use crate::clock::Clock;
 use crate::compaction::filter::CompactionFilter;
 use crate::compaction::{CompactionStrategy, built_in};
 use crate::db::commit::{CommitQueue, CommitState};
-use crate::db::counters::Counters;
+use crate::db::counters::{Counters, KeyspaceCounters};
+use crate::db::disk_usage::DiskUsage;
 use crate::db::snapshots::SnapshotList;
 use crate::db::stalls::StallWatch;
 use crate::db::throttle::Throttle;
@@ -50,6 +51,7 @@ use crate::options::{DbOptions, KeyspaceOptions};
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::Version;
+use crate::version::totals::LifetimeTotals;
 
 /// The keyspace that every database has.
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
@@ -152,14 +154,7 @@ pub(crate) struct KeyspaceCore {
     pub(crate) debt_bytes: AtomicU64,
     /// How urgent its compaction was then: the bits of an `f64`.
     pub(crate) urgency: AtomicU64,
-    pub(crate) levels: LevelCounters,
-}
-
-/// What compaction did to each level of a keyspace since open.
-#[derive(Debug, Default)]
-pub(crate) struct LevelCounters {
-    pub(crate) bytes_written: [AtomicU64; crate::version::LEVEL_COUNT],
-    pub(crate) bytes_read: [AtomicU64; crate::version::LEVEL_COUNT],
+    pub(crate) counters: KeyspaceCounters,
 }
 
 impl fmt::Debug for KeyspaceCore {
@@ -194,7 +189,7 @@ impl KeyspaceCore {
             throttle: Throttle::default(),
             debt_bytes: AtomicU64::new(0),
             urgency: AtomicU64::new(0),
-            levels: LevelCounters::default(),
+            counters: KeyspaceCounters::default(),
         })
     }
 
@@ -259,6 +254,8 @@ pub(crate) struct Tree {
     /// Length of the manifest when it held nothing but its first record.
     pub(crate) snapshot_bytes: u64,
     pub(crate) state: ManifestState,
+    /// What of the totals since open is in `state` already.
+    pub(crate) totals_in_state: LifetimeTotals,
 }
 
 /// What reads share with handles that outlive the database: iterators and their tables.
@@ -288,6 +285,7 @@ pub(crate) struct Inner {
     /// The user's compaction filters, by keyspace.
     pub(crate) filters: BTreeMap<String, Arc<dyn CompactionFilter>>,
     pub(crate) read: Arc<ReadShared>,
+    pub(crate) disk: Arc<DiskUsage>,
     pub(crate) default_keyspace: Arc<KeyspaceCore>,
     pub(crate) keyspaces: ArcSwap<KeyspaceMap>,
     pub(crate) tree: Mutex<Tree>,
@@ -311,6 +309,28 @@ impl Inner {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.read.counters
+    }
+
+    /// What was written since open, as the manifest keeps it.
+    pub(crate) fn totals_since_open(&self) -> LifetimeTotals {
+        let jobs = self.counters().jobs();
+        let compactions = jobs.compactions.into_iter();
+        let (through, writes) = {
+            let commit = self.commit().lock();
+            (SequenceNumber(commit.next_sequence.0.saturating_sub(1)), commit.totals)
+        };
+        LifetimeTotals {
+            through,
+            user_bytes: writes.user_bytes,
+            user_operations: writes.operations,
+            wal_bytes: writes.wal_bytes,
+            flushes: jobs.flushes.count,
+            flush_bytes: jobs.flushes.bytes,
+            manifest_bytes: self.counters().manifest_bytes.get(),
+            compactions: compactions
+                .map(|((level, reason), totals)| ((level, reason.to_owned()), totals))
+                .collect(),
+        }
     }
 
     /// A file number that was never used.

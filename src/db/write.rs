@@ -205,7 +205,7 @@ fn pass_throttle(inner: &Inner, core: &KeyspaceCore, bytes: u64, stall: Stall) -
         }
     })?;
     if waited_ns > 0 {
-        inner.counters().count_stall(StallCause::Debt, waited_ns);
+        inner.counters().count_stall(&core.counters, StallCause::Debt, waited_ns);
     }
     Ok(())
 }
@@ -307,12 +307,12 @@ fn wait_for_room(inner: &Inner, core: &KeyspaceCore, stall: Stall) -> Result<()>
     let waited = background::wait_for_flush(inner, || {
         core.view.load().immutables.len() + 1 < core.options.load().memtables_max
     });
-    core.stalls.note_waited(inner.clock.monotonic_ns(), &inner.listeners);
+    let waited_ns = inner.clock.monotonic_ns();
+    core.stalls.note_waited(waited_ns, &inner.listeners);
     inner.listeners.tell();
     waited?;
-    inner
-        .counters()
-        .count_stall(StallCause::Memtables, inner.clock.monotonic_ns().saturating_sub(start_ns));
+    let stalled_ns = waited_ns.saturating_sub(start_ns);
+    inner.counters().count_stall(&core.counters, StallCause::Memtables, stalled_ns);
     Ok(())
 }
 

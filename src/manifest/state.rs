@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::table::Table;
 use crate::version::edit::{KeyspaceCreated, OptionPairs, TableAdded, VersionEdit};
+use crate::version::totals::LifetimeTotals;
 use crate::version::{RunId, Version};
 use crate::wal::WalPosition;
 
@@ -47,6 +48,8 @@ pub(crate) struct ManifestState {
     pub(crate) wal_first_segment: FileNumber,
     /// The log was durable up to here.
     pub(crate) wal_synced: WalPosition,
+    /// What was written to the database since its first edit.
+    pub(crate) totals: LifetimeTotals,
 }
 
 /// What an edit does to one tree.
@@ -83,6 +86,7 @@ impl ManifestState {
             last_sequence: Some(self.last_sequence),
             wal_first_segment: Some(self.wal_first_segment),
             wal_synced: Some(self.wal_synced),
+            lifetime_totals: Some(self.totals.clone()).filter(|t| *t != LifetimeTotals::default()),
             ..VersionEdit::default()
         };
         for (&id, keyspace) in &self.keyspaces {
@@ -218,6 +222,9 @@ impl ManifestState {
         raise(&mut self.wal_first_segment, edit.wal_first_segment);
         // A promise does not weaken: an older position says nothing new.
         raise(&mut self.wal_synced, edit.wal_synced);
+        if let Some(totals) = &edit.lifetime_totals {
+            self.totals.add(totals);
+        }
     }
 }
 

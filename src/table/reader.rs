@@ -57,6 +57,8 @@ pub(crate) struct ReadStats {
     pub(crate) filter_useful: u64,
     /// Filters that said maybe where there was nothing.
     pub(crate) filter_false_positives: u64,
+    /// Lookups in tables that have no filter.
+    pub(crate) unfiltered_lookups: u64,
     /// Data blocks looked into, wherever they came from.
     pub(crate) blocks_read: u64,
     /// Bytes of blocks taken from the file (mapped or read), not from the cache.
@@ -70,6 +72,7 @@ impl AddAssign for ReadStats {
         self.filter_checks += other.filter_checks;
         self.filter_useful += other.filter_useful;
         self.filter_false_positives += other.filter_false_positives;
+        self.unfiltered_lookups += other.unfiltered_lookups;
         self.blocks_read += other.blocks_read;
         self.block_bytes_read += other.block_bytes_read;
         self.cache_hits += other.cache_hits;
@@ -146,6 +149,8 @@ impl TableReader {
                 stats.filter_useful += 1;
                 return Ok(None);
             }
+        } else {
+            stats.unfiltered_lookups += 1;
         }
         let found = self.search(key, bound, stats)?;
         if found.is_none() && self.filter.is_present() {

@@ -23,6 +23,7 @@
 //! | 10 | first WAL segment | number:varint |
 //! | 11 | WAL synced | segment:varint offset:varint |
 //! | 12 | part of a table added | as 4, then hidden:varint |
+//! | 128 | lifetime totals | see [`totals`](crate::version::totals) |
 //!
 //! `options` is `(name:slice value:slice)*`, a slice a varint length and that many bytes, and
 //! `meta` is the fields of [`TableMeta`] in their order: numbers as varints, keys as slices, the
@@ -30,7 +31,7 @@
 //! byte. A table of whose file only a part belongs to the tree has tag 12; `hidden`, which is not 0,
 //! is the number of entries that do not.
 //!
-//! Tags 7 to 11 stand at most once. Payloads are read to their last byte. An unknown tag below 0x80
+//! Tags 7 to 11 and 128 stand at most once. Payloads are read to their last byte. An unknown tag below 0x80
 //! changes the meaning of the edit, so it is an
 //! [`Unsupported`](crate::error::ErrorKind::Unsupported) error; one from 0x80 up may be skipped by
 //! those who do not know it.
@@ -46,6 +47,7 @@ use crate::coding::{Decoder, Truncated, put_slice, put_u32, put_varint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{FileNumber, KEY_LEN_MAX, KeyspaceId, SequenceNumber};
 use crate::table::TableMeta;
+use crate::version::totals::LifetimeTotals;
 use crate::version::{LEVEL_COUNT, RunId};
 use crate::wal::WalPosition;
 
@@ -101,6 +103,8 @@ pub(crate) struct VersionEdit {
     pub(crate) wal_first_segment: Option<FileNumber>,
     /// A promise: the log was durable up to here.
     pub(crate) wal_synced: Option<WalPosition>,
+    /// What was written since the edit before: added to the totals.
+    pub(crate) lifetime_totals: Option<LifetimeTotals>,
 }
 
 /// Tags of fields. The discriminants are on disk.
@@ -119,6 +123,7 @@ enum Tag {
     WalFirstSegment = 10,
     WalSynced = 11,
     PartAdded = 12,
+    LifetimeTotals = TAG_OPTIONAL,
 }
 
 impl Tag {
@@ -136,6 +141,7 @@ impl Tag {
             10 => Tag::WalFirstSegment,
             11 => Tag::WalSynced,
             12 => Tag::PartAdded,
+            TAG_OPTIONAL => Tag::LifetimeTotals,
             _ => return None,
         })
     }
@@ -208,6 +214,9 @@ impl VersionEdit {
         if let Some(position) = self.wal_synced {
             out.numbers(Tag::WalSynced, &[position.segment.0, position.offset]);
         }
+        if let Some(totals) = &self.lifetime_totals {
+            out.field(Tag::LifetimeTotals, |out| totals.encode(out));
+        }
         out.bytes
     }
 
@@ -257,6 +266,10 @@ impl VersionEdit {
             Tag::WalSynced => {
                 let segment = FileNumber(from.varint()?);
                 set(&mut self.wal_synced, WalPosition { segment, offset: from.varint()? })?;
+            }
+            Tag::LifetimeTotals => {
+                let totals = LifetimeTotals::decode(&mut from)?;
+                set(&mut self.lifetime_totals, totals.ok_or(Bad("is no sum of totals"))?)?;
             }
         }
         if from.is_empty() { Ok(()) } else { Err(Bad("has bytes after its end")) }

@@ -45,6 +45,15 @@ pub(crate) struct WalRecord<'a> {
     pub(crate) payload: &'a [u8],
     /// Where it begins.
     pub(crate) start: WalPosition,
+    /// Its length in the log.
+    pub(crate) record_bytes: u64,
+}
+
+impl WalRecord<'_> {
+    /// The last of its sequence numbers, if it takes any.
+    pub(crate) fn last_sequence(&self) -> SequenceNumber {
+        SequenceNumber(self.first_sequence.0 + u64::from(self.entry_count).saturating_sub(1))
+    }
 }
 
 /// What to replay, and how.
@@ -269,6 +278,7 @@ impl Replayer<'_> {
             entry_count: header.entry_count,
             payload,
             start,
+            record_bytes: header.record_len(),
         })?;
         self.expect_next(header.next_sequence());
         self.replay.record_count += 1;

@@ -466,6 +466,7 @@ impl WalWriter {
     }
 
     /// Bytes on disk of all segments, those kept in reserve included.
+    #[cfg(test)]
     pub(crate) fn file_bytes(&self) -> u64 {
         let reserve_count = self.spares.len() + usize::from(self.prepared.is_some());
         let live: u64 = self.segments().map(|segment| segment.file_bytes).sum();

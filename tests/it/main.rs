@@ -15,6 +15,7 @@
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
+//! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
 //! * [`simulator`]: what the simulator predicts is what the engine writes.
@@ -46,6 +47,7 @@ mod faults;
 mod filter;
 mod fsync;
 mod fuzz_smoke;
+mod metrics;
 mod model;
 mod record;
 mod simulator;

@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
             black_box(self.keyspace.get(key.set(number))?);
             latencies.record(start.elapsed());
         }
-        let blocks = self.db.metrics().blocks_read - before.blocks_read;
+        let blocks = self.db.metrics().get_blocks_read - before.get_blocks_read;
         Ok((blocks as f64 / GETS as f64, latencies.percentile_us(50.0)))
     }
 

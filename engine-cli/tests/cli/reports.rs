@@ -45,6 +45,56 @@ fn amplification_is_by_part() {
 }
 
 #[test]
+fn amplification_knows_the_life_of_the_database() {
+    let place = filled();
+    let user_bytes: u64 = (0..5000).map(|n| 6 + format!("value-{n}").len() as u64).sum();
+    place.run("compact").ok();
+    let json = place.run("amp --format json").ok().json();
+    let write = &json["write"];
+    assert_eq!(write["user_bytes"].as_u64(), Some(user_bytes), "{json}");
+    assert_eq!(write["since_open"]["user_bytes"].as_u64(), Some(0), "{json}");
+    let parts = write["parts"].as_array().unwrap();
+    let written: u64 = parts.iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
+    let amplification = write["amplification"].as_f64().unwrap();
+    assert_eq!(amplification, written as f64 / user_bytes as f64);
+    let compactions = write["compactions"].as_array().unwrap();
+    assert!(compactions.iter().any(|part| part["reason"] == "manual"), "{json}");
+    let text = place.run("amp").ok();
+    assert!(text.text().contains("compaction into L1: manual"), "{text:?}");
+    assert!(!text.text().contains("since open, "), "{text:?}");
+}
+
+#[test]
+fn exact_amplification_counts_what_is_alive() {
+    let place = filled();
+    place.run("delete k00001").ok();
+    let json = place.run("amp --exact --format json").ok().json();
+    let exact = &json["space"]["exact"];
+    assert_eq!(exact["live_entries"].as_u64(), Some(4999), "{json}");
+    let live: u64 =
+        (0..5000).filter(|n| *n != 1).map(|n| 6 + format!("value-{n}").len() as u64).sum();
+    assert_eq!(exact["live_bytes"].as_u64(), Some(live), "{json}");
+    // Every file of the database, as the operating system tells it.
+    let on_disk: u64 = place.files("").iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert_eq!(exact["disk_bytes"].as_u64(), Some(on_disk), "{json}");
+    assert_eq!(exact["amplification"].as_f64(), Some(on_disk as f64 / live as f64));
+    assert!(json["read"]["blocks_per_scanned_entry"].as_f64().unwrap() > 0.0);
+    assert!(place.run("amp --exact").ok().text().contains("live, exactly"));
+    assert!(place.run("amp --format json").ok().json()["space"]["exact"].is_null());
+}
+
+#[test]
+fn levels_are_drawn_as_bars() {
+    let place = filled();
+    place.run("delete k00001").ok();
+    place.run("flush").ok();
+    let drawn = place.run("levels").ok();
+    let level0 = drawn.lines().into_iter().find(|line| line.starts_with("L0")).unwrap().to_owned();
+    assert!(level0.contains(" %") && level0.ends_with('#'), "{level0}");
+    assert!(drawn.text().is_ascii(), "{drawn:?}");
+}
+
+#[test]
 fn compact_says_what_it_rewrote() {
     let place = filled();
     let compacted = place.run("compact").ok();

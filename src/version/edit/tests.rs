@@ -29,6 +29,7 @@ pub(crate) fn edits() -> impl Strategy<Value = VersionEdit> {
         prop::option::of(sequence()),
         prop::option::of(number()),
         prop::option::of(position),
+        prop::option::of(crate::version::totals::tests::totals()),
     );
     (keyspaces, tables, counters).prop_map(|(keyspaces, tables, counters)| VersionEdit {
         keyspaces_created: keyspaces.0,
@@ -42,6 +43,7 @@ pub(crate) fn edits() -> impl Strategy<Value = VersionEdit> {
         last_sequence: counters.2,
         wal_first_segment: counters.3,
         wal_synced: counters.4,
+        lifetime_totals: counters.5,
     })
 }
 
@@ -115,7 +117,7 @@ fn error_of(bytes: &[u8]) -> (ErrorKind, String) {
 fn unknown_fields_are_skipped_or_refused_by_their_tag() {
     let mut bytes = VersionEdit::default().encode();
     assert!(bytes.is_empty());
-    bytes.extend([0x80, 3, 1, 2, 3, 7, 1, 42]);
+    bytes.extend([0x81, 3, 1, 2, 3, 7, 1, 42]);
     let edit = VersionEdit::decode(&bytes).unwrap();
     assert_eq!(edit, VersionEdit { next_file_number: Some(FileNumber(42)), ..Default::default() });
     for tag in [0, 13, 0x7f] {
