@@ -38,12 +38,12 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
     let view = core.view.load_full();
     let sequence = snapshot.unwrap_or_else(|| shared.commit.visible());
     let mut now_ms = None;
-    let get = |key: &K| {
+    let get_one = |key: &K| {
         let answer = get_in_view(shared, &view, sequence, key.as_ref(), &mut now_ms)?;
         record(shared, core, key.as_ref(), answer.as_ref());
         Ok(answer)
     };
-    keys.iter().map(get).collect()
+    keys.iter().map(get_one).collect()
 }
 
 #[inline]

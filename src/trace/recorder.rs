@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 
 use crate::batch::{Operation, operations};
 use crate::clock::Clock;
-use crate::coding::Decoder;
 use crate::error::{Error, Result};
+use crate::expiry::split_expiring;
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, FileSystem};
 use crate::key::{KeyspaceId, ValueKind, key_hash};
@@ -177,9 +177,12 @@ impl Recorder {
 
     fn record_write(&self, operation: &Operation<'_>) {
         let hash = key_hash(operation.key);
-        let (value, ttl_ms) = match operation.kind {
-            ValueKind::PutExpiring => split_expiry(operation.value, || self.clock.unix_ms()),
-            _ => (operation.value, None),
+        let (value, ttl_ms) = if operation.kind == ValueKind::PutExpiring {
+            let (expires_at_ms, value) =
+                split_expiring(operation.value).expect("a batch encodes itself well");
+            (value, Some(expires_at_ms.saturating_sub(self.clock.unix_ms())))
+        } else {
+            (operation.value, None)
         };
         let is_delete = operation.kind == ValueKind::Delete;
         self.record(operation.keyspace, (hash, operation.key.len()), |order| {
@@ -357,15 +360,6 @@ impl KeyOrder {
             self.greatest.extend_from_slice(key);
         }
         (ascending, appended)
-    }
-}
-
-/// The user's value in the value of an expiring put, and for how long it is good.
-fn split_expiry(stored: &[u8], now_ms: impl FnOnce() -> u64) -> (&[u8], Option<u64>) {
-    let mut rest = Decoder::new(stored);
-    match rest.u64() {
-        Ok(expires_at_ms) => (rest.rest(), Some(expires_at_ms.saturating_sub(now_ms()))),
-        Err(_) => (stored, Some(0)),
     }
 }
 

@@ -90,8 +90,8 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
-    /// Reads the trace at `path` and sums up what was done to `keyspace` (its id; 0 is `default`), or to all. Holds some
-    /// dozen bytes for each sampled key in memory.
+    /// Reads the trace at `path` and sums up what was done to `keyspace` (its id; 0 is `default`), or to all. Holds
+    /// some dozen bytes for each sampled key in memory.
     ///
     /// # Errors
     /// As [`TraceReader::open`] and [`TraceReader::next_block`].

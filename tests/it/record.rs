@@ -189,3 +189,29 @@ fn a_crash_leaves_a_trace_that_is_read_to_its_torn_end() {
     assert!(summary.operations > 5000 && summary.torn_bytes > 0, "{summary}");
     assert_eq!((summary.sequential_share, summary.update_share), (1.0, 0.0));
 }
+
+#[test]
+fn times_to_live_are_recorded_whoever_gave_them() {
+    let world = World::new();
+    let db = world.open(TRACE).unwrap();
+    db.put_with_ttl("a", "123", Duration::from_secs(60)).unwrap();
+    db.put_with_ttl("b", "123", Duration::from_secs(90)).unwrap();
+    db.put("c", "123").unwrap();
+    let options = KeyspaceOptions { default_ttl_s: 10, ..KeyspaceOptions::default() };
+    let brief = db.keyspace("brief", options).unwrap();
+    brief.put("d", "12345").unwrap();
+    world.clock.advance(Duration::from_secs(20));
+    assert!(brief.get("d").unwrap().is_none());
+    drop(brief);
+    db.close().unwrap();
+    let summary = world.summary(Some(0));
+    assert!((summary.ttl_share - 2.0 / 3.0).abs() < 1e-9, "{}", summary.ttl_share);
+    assert_eq!((summary.ttl_p50_s, summary.value_bytes_mean), (60.0, 3.0));
+    let summary = world.summary(Some(1));
+    assert_eq!((summary.ttl_share, summary.ttl_p50_s), (1.0, 10.0));
+    assert_eq!(
+        (summary.value_bytes_p99, summary.get_miss_share),
+        (5, 1.0),
+        "what expired is a miss"
+    );
+}

@@ -24,7 +24,9 @@ fn record(time_us: u64, key_hash: u64, key_bytes: u32, operation: TraceOperation
 /// A block whose counts are those of its records.
 pub(in crate::trace) fn block_of(keyspace: u32, records: Vec<TraceRecord>) -> TraceBlock {
     let mut counts = TraceCounts::default();
-    records.iter().for_each(|record| counts.add_operation(record.operation, record.key_bytes));
+    for record in &records {
+        counts.add_operation(record.operation, record.key_bytes);
+    }
     let first_us = records.first().map_or(0, |record| record.time_us);
     let last_us = records.last().map_or(0, |record| record.time_us);
     TraceBlock { keyspace, sample_shift: 0, first_us, last_us, counts, records }

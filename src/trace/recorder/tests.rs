@@ -133,7 +133,7 @@ fn the_sample_halves_by_whole_keys_and_counts_stay_exact() {
         counts.add(&block.counts);
         *records_by_shift.entry(block.sample_shift).or_default() += block.records.len() as u64;
         assert!(block.records.iter().all(|it| is_sampled(it.key_hash, block.sample_shift)));
-        assert_eq!(block.records.is_sorted_by_key(|record| record.time_us), true);
+        assert!(block.records.is_sorted_by_key(|record| record.time_us));
         let sampled = block.records.len() as f64 * 2f64.powf(f64::from(block.sample_shift));
         let ratio = sampled / block.counts.puts as f64;
         assert!((0.5..2.0).contains(&ratio), "a block with {ratio} of what was to be expected");
