@@ -1,8 +1,9 @@
 //! Choosing and running compactions.
 //!
-//! The keyspace whose compaction is most urgent goes first (see `compaction/pressure.rs`); among equals, the one that waits
-//! longest. So that work which no debt speaks for (tombstones, expiry, garbage) is not put off for ever by a keyspace
-//! that is written without a break, every fourth choice goes to the keyspace that waits longest, urgent or not.
+//! The keyspace whose compaction is most urgent goes first (see `compaction/pressure.rs`); among equals, the one that
+//! waits longest. So that work which no debt speaks for (tombstones, expiry, garbage) is not put off for ever by a
+//! keyspace that is written without a break, every fourth choice goes to the keyspace that waits longest, urgent or
+//! not.
 
 use std::sync::Arc;
 use std::time::Duration;
