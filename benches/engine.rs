@@ -8,7 +8,8 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use esker::{Db, WriteBatch};
+use esker::compaction::simulator::{Machine, Simulator, Workload};
+use esker::{Compaction, Db, KeyspaceOptions, WriteBatch};
 
 const KEYS: u64 = 200_000;
 
@@ -99,5 +100,27 @@ fn reads(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, writes, reads);
+/// An hour in the life of a petabyte: it must take less than a second.
+fn simulations(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("simulate a petabyte for an hour");
+    group.sample_size(10);
+    let workload = Workload {
+        ingest_bytes_per_s: 100_000_000,
+        ..Workload::uniform(1_000_000_000_000_000 / 116)
+    };
+    for name in ["leveled", "size_tiered", "lazy_leveled"] {
+        let options = KeyspaceOptions::default().compaction(Compaction::from_name(name));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let machine = Machine::default();
+                let mut simulator = Simulator::new(options.clone(), &workload, machine).unwrap();
+                simulator.load().unwrap();
+                simulator.run_for(3600.0).unwrap();
+                black_box(simulator.report())
+            });
+        });
+    }
+}
+
+criterion_group!(benches, writes, reads, simulations);
 criterion_main!(benches);

@@ -26,7 +26,9 @@ pub(crate) mod pressure;
 pub(crate) mod retention;
 pub mod simulator;
 pub(crate) mod size_tiered;
+pub(crate) mod slice;
 mod stack;
+pub(crate) mod subcompaction;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time_window;

@@ -97,6 +97,15 @@ impl ExpiryRange {
         Ok(())
     }
 
+    /// The range of both.
+    pub(crate) fn with(self, other: &ExpiryRange) -> ExpiryRange {
+        let range = match (self.range, other.range) {
+            (Some(one), Some(two)) => Some((one.0.min(two.0), one.1.max(two.1))),
+            (one, two) => one.or(two),
+        };
+        ExpiryRange { range, has_lasting: self.has_lasting || other.has_lasting }
+    }
+
     /// When the first value expires; `u64::MAX` if none ever does.
     pub(crate) fn min_ms(&self) -> u64 {
         self.range.map_or(NEVER_MS, |(first, _)| first)

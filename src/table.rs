@@ -3,6 +3,13 @@
 //! [`TableMeta`] is what the manifest knows of a table, so that open reads no table. [`Table`] is a
 //! table of a tree: its metadata, and its open reader once somebody needed it. The byte format, the
 //! reader and the writer stand in the submodules.
+//!
+//! # Parts of tables
+//! A long merge is installed in slices, and a slice may end within an input. The tree then goes on
+//! with the rest of that input: the same file, but only its keys from [`TableMeta::smallest`] on.
+//! The entries before it are *hidden*: they stand in the file and belong to no tree. So metadata
+//! describes the part, a reader the file; whoever reads a table through its reader stops at the
+//! bound. The [`Table`] objects of one file share what removes it.
 
 pub(crate) mod cursor;
 pub(crate) mod format;
@@ -52,6 +59,10 @@ pub struct TableMeta {
     pub expiry_max_ms: u64,
     /// CRC-32 of the whole file.
     pub checksum: u32,
+    /// Entries of the file that stand before `smallest` and belong to no tree any more. Everything
+    /// above is said of the rest, but `file_bytes` and `checksum`, and the ranges of sequence
+    /// numbers and times, which may be those of the whole file.
+    pub hidden_entry_count: u64,
 }
 
 /// A table without entries, whose entries never expire: the start of a description in a test, with
@@ -74,6 +85,7 @@ impl Default for TableMeta {
             expiry_min_ms: u64::MAX,
             expiry_max_ms: u64::MAX,
             checksum: 0,
+            hidden_entry_count: 0,
         }
     }
 }
@@ -88,6 +100,38 @@ impl TableMeta {
     pub fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
         *self.smallest <= *largest && *smallest <= *self.largest
     }
+
+    /// Whether the file holds more than belongs to the tree.
+    pub fn is_partial(&self) -> bool {
+        self.hidden_entry_count > 0
+    }
+
+    /// Whether this describes the same file as `whole` and the same entries, or the last of them.
+    pub(crate) fn is_part_of(&self, whole: &TableMeta) -> bool {
+        let Some(hidden) = self.hidden_entry_count.checked_sub(whole.hidden_entry_count) else {
+            return false;
+        };
+        if hidden == 0 {
+            return self == whole;
+        }
+        let is_fewer = |part: u64, whole: u64| part <= whole;
+        let alike = TableMeta {
+            entry_count: whole.entry_count,
+            tombstone_count: whole.tombstone_count,
+            key_bytes: whole.key_bytes,
+            value_bytes: whole.value_bytes,
+            smallest: whole.smallest.clone(),
+            hidden_entry_count: whole.hidden_entry_count,
+            ..self.clone()
+        };
+        alike == *whole
+            && self.entry_count > 0
+            && self.entry_count.checked_add(hidden) == Some(whole.entry_count)
+            && is_fewer(self.tombstone_count, whole.tombstone_count)
+            && is_fewer(self.key_bytes, whole.key_bytes)
+            && is_fewer(self.value_bytes, whole.value_bytes)
+            && self.smallest > whole.smallest
+    }
 }
 
 /// A table of a tree. Versions share it by `Arc`; its file is needed as long as any version holds
@@ -98,25 +142,54 @@ pub struct Table {
     pinned: OnceLock<Pinned>,
     /// The open reader of any other table; filled and emptied by the table cache.
     slot: ArcSwapOption<TableReader>,
-    /// Called with the file number when an obsolete table is let go by its last holder.
+    /// Last, so that the reader is closed before the file is removed.
+    file: Arc<FileUse>,
+}
+
+/// The file of one or more [`Table`] objects: a part of a table shares it with the whole.
+struct FileUse {
+    number: FileNumber,
+    /// Called with the file number when an obsolete file is let go by its last holder.
     on_last_drop: OnceLock<Arc<dyn Fn(FileNumber) + Send + Sync>>,
 }
 
 /// A reader that stays open, and the place it takes among those; the cache counts the places.
 struct Pinned {
     reader: Arc<TableReader>,
-    _place: Arc<()>,
+    place: Arc<()>,
 }
 
 impl Table {
     /// A table that nobody has opened yet.
     pub fn new(meta: TableMeta) -> Self {
-        Table {
-            meta,
-            pinned: OnceLock::new(),
-            slot: ArcSwapOption::empty(),
-            on_last_drop: OnceLock::new(),
+        let file = Arc::new(FileUse { number: meta.number, on_last_drop: OnceLock::new() });
+        Table::over(file, meta)
+    }
+
+    /// The part of this table that `meta` describes. The file is needed until both are gone.
+    ///
+    /// # Panics
+    /// If it is no part of it.
+    pub(crate) fn part(&self, meta: TableMeta) -> Self {
+        assert!(meta.is_part_of(&self.meta), "a part is made of the table's last entries");
+        Table::over(Arc::clone(&self.file), meta)
+    }
+
+    fn over(file: Arc<FileUse>, meta: TableMeta) -> Self {
+        Table { meta, pinned: OnceLock::new(), slot: ArcSwapOption::empty(), file }
+    }
+
+    /// Takes the open reader, pinned or not, and its place, over from another table of the file.
+    /// Whether there was one. Before others see this table.
+    pub(crate) fn take_reader_of(&self, other: &Table) -> bool {
+        if let Some(pinned) = other.pinned.get() {
+            self.pin(Arc::clone(&pinned.reader), Arc::clone(&pinned.place));
+            return true;
         }
+        let reader = other.slot.load_full();
+        let is_open = reader.is_some();
+        self.slot.store(reader);
+        is_open
     }
 
     /// The reader, if the table stays open as long as it lives.
@@ -128,7 +201,7 @@ impl Table {
     /// Makes the table stay open as long as it lives, taking `place` for that time. Only the first
     /// call counts.
     pub(crate) fn pin(&self, reader: Arc<TableReader>, place: Arc<()>) {
-        let _ = self.pinned.set(Pinned { reader, _place: place });
+        let _ = self.pinned.set(Pinned { reader, place });
     }
 
     /// What the manifest says of it.
@@ -141,17 +214,17 @@ impl Table {
         &self.slot
     }
 
-    /// Marks the table as no longer part of the tree: `on_last_drop` is called when the last
-    /// version that holds it is gone. Only the first call counts.
+    /// Marks the table, whole and part, as no longer in the tree: `on_last_drop` is called when the
+    /// last version that holds any of it is gone. Only the first call counts.
     pub(crate) fn set_obsolete(&self, on_last_drop: Arc<dyn Fn(FileNumber) + Send + Sync>) {
-        let _ = self.on_last_drop.set(on_last_drop);
+        let _ = self.file.on_last_drop.set(on_last_drop);
     }
 }
 
-impl Drop for Table {
+impl Drop for FileUse {
     fn drop(&mut self) {
         if let Some(on_last_drop) = self.on_last_drop.get() {
-            on_last_drop(self.meta.number);
+            on_last_drop(self.number);
         }
     }
 }

@@ -120,6 +120,18 @@ impl TableCache {
         }
     }
 
+    /// Lets `part`, which nobody else sees yet, go on with the open reader of `whole`.
+    pub(crate) fn take_over(&self, whole: &Table, part: &Arc<Table>) {
+        if !part.take_reader_of(whole) {
+            return;
+        }
+        if part.pinned().is_some() {
+            self.note_pinned(part);
+        } else {
+            self.enqueue(part);
+        }
+    }
+
     #[cold]
     fn open_slowly<'a>(&self, table: &'a Arc<Table>) -> Result<OpenTable<'a>> {
         let number = table.meta().number;
@@ -182,12 +194,16 @@ impl TableCache {
 
     /// Closes a table that is no longer part of any tree.
     pub(crate) fn evict(&self, number: FileNumber) {
-        let table = {
-            let mut queue = self.queue.lock();
-            let place = queue.iter().position(|(queued, _)| *queued == number);
-            place.and_then(|place| queue.remove(place)).and_then(|(_, table)| table.upgrade())
-        };
-        if let Some(table) = table {
+        // A table and its parts have one number.
+        let mut tables = Vec::new();
+        self.queue.lock().retain(|(queued, table)| {
+            let stays = *queued != number;
+            if !stays {
+                tables.extend(table.upgrade());
+            }
+            stays
+        });
+        for table in tables {
             table.slot().store(None);
         }
     }

@@ -127,6 +127,9 @@ pub struct PutArgs {
     /// Take the value's bytes from a file, as they are; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub value_file: Option<PathBuf>,
+    /// Seconds after which the entry expires
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl: Option<u64>,
     #[command(flatten)]
     pub durability: DurabilityArg,
 }
@@ -446,7 +449,7 @@ pub enum Prefer {
 pub struct AdviseArgs {
     #[command(flatten)]
     pub workload: WorkloadArgs,
-    /// A workload recorded by the option record_workload; the flags go over it
+    /// A workload that was recorded (`record_workload`); the flags go over it
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// What matters most

@@ -24,6 +24,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::expiry::EXPIRY_LEN;
@@ -87,16 +88,16 @@ pub enum Decision {
 }
 
 /// The filter of one merge.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MergeFilter<'a> {
-    pub(crate) filter: &'a dyn CompactionFilter,
+#[derive(Clone, Debug)]
+pub(crate) struct MergeFilter {
+    pub(crate) filter: Arc<dyn CompactionFilter>,
     /// The output level.
     pub(crate) level: usize,
     /// The newest live snapshot: what it sees is not filtered.
     pub(crate) newest_snapshot: Option<SequenceNumber>,
 }
 
-impl MergeFilter<'_> {
+impl MergeFilter {
     /// Whether no snapshot sees an entry with this sequence number.
     pub(super) fn may_ask(&self, sequence: SequenceNumber) -> bool {
         self.newest_snapshot.is_none_or(|newest| sequence > newest)

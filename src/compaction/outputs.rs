@@ -5,6 +5,8 @@
 //! those ends an output has seen, the fuller it waits to be (half full plus a twentieth for each).
 //! It also ends there when the tables below it have grown too many to be merged with at once.
 //! A table never ends between two versions of one user key.
+//!
+//! The caller may take finished tables while the merge goes on, to install them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +16,8 @@ use crate::file_name::FileKind;
 use crate::fs::FileSystem;
 use crate::key::{FileNumber, Trailer};
 use crate::options::KeyspaceOptions;
+use crate::table::TableMeta;
 use crate::table::writer::{TableWriter, TableWriterOptions};
-use crate::table::{Table, TableMeta};
 use crate::version::Run;
 
 /// An output meets at most about this many tables' worth of bytes below.
@@ -30,8 +32,8 @@ pub(super) struct OutputContext<'a> {
     pub(super) new_file_number: &'a dyn Fn() -> FileNumber,
     pub(super) write_time_min_ms: u64,
     pub(super) write_time_max_ms: u64,
-    /// The runs of the level below the output level.
-    pub(super) below: &'a [Arc<Run>],
+    /// The only run of the level below the output level.
+    pub(super) below: Option<Arc<Run>>,
 }
 
 /// Output tables being written, one at a time.
@@ -40,39 +42,44 @@ pub(super) struct Outputs<'a> {
     writer: Option<TableWriter>,
     /// Every file that may exist, finished or not.
     created: Vec<FileNumber>,
+    /// Those that the caller has not taken yet.
     finished: Vec<TableMeta>,
-    /// Of the finished ones.
+    /// Of those.
     finished_bytes: u64,
-    below: Below<'a>,
+    /// Of those that the caller took.
+    taken_count: u64,
+    taken_bytes: u64,
+    taken_entries: u64,
+    below: Below,
 }
 
 impl<'a> Outputs<'a> {
     pub(super) fn new(ctx: OutputContext<'a>) -> Self {
-        // Only one run below can be aligned with; a level of several is not merged into piecewise.
-        let tables = match ctx.below {
-            [run] => &run.tables[..],
-            _ => &[],
-        };
-        let below = Below { tables, ends_seen: 0, met_bytes: 0 };
+        let below = Below { run: ctx.below.clone(), at: 0, ends_seen: 0, met_bytes: 0 };
         Outputs {
             ctx,
             writer: None,
             created: Vec::new(),
             finished: Vec::new(),
             finished_bytes: 0,
+            taken_count: 0,
+            taken_bytes: 0,
+            taken_entries: 0,
             below,
         }
     }
 
+    /// Goes on to `key`, of which no version was added yet; whether the open table should end before
+    /// it.
+    #[inline]
+    pub(super) fn ends_before(&mut self, key: &[u8]) -> bool {
+        let passed_end = self.below.pass(key);
+        let Some(writer) = &self.writer else { return false };
+        self.is_full(writer.estimated_bytes(), passed_end)
+    }
+
     /// Adds an entry, which must stand after the last one.
     pub(super) fn add(&mut self, key: &[u8], trailer: Trailer, value: &[u8]) -> Result<()> {
-        let passed_end = self.below.pass(key);
-        if let Some(writer) = &self.writer
-            && self.is_full(writer.estimated_bytes(), passed_end)
-            && writer.last_key() != key
-        {
-            self.finish_table()?;
-        }
         let writer = if let Some(writer) = &mut self.writer {
             writer
         } else {
@@ -104,7 +111,8 @@ impl<'a> Outputs<'a> {
         Ok(writer)
     }
 
-    fn finish_table(&mut self) -> Result<()> {
+    /// Finishes the open table. Its bytes are durable, its name not yet.
+    pub(super) fn finish_table(&mut self) -> Result<()> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let meta = writer.finish()?;
         self.finished_bytes += meta.file_bytes;
@@ -114,22 +122,37 @@ impl<'a> Outputs<'a> {
 
     /// Bytes written so far, those of the open table estimated.
     pub(super) fn written_bytes(&self) -> u64 {
-        self.finished_bytes + self.writer.as_ref().map_or(0, TableWriter::estimated_bytes)
+        let open_bytes = self.writer.as_ref().map_or(0, TableWriter::estimated_bytes);
+        self.taken_bytes + self.finished_bytes + open_bytes
     }
 
     /// Tables so far, the open one included.
     pub(super) fn table_count(&self) -> u64 {
-        self.created.len() as u64
+        self.taken_count + self.created.len() as u64
     }
 
-    /// Finishes the last table. The files are durable, their names not yet. Should the caller fail
-    /// afterwards, [`Outputs::discard`] still knows them.
-    pub(super) fn finish(&mut self) -> Result<Vec<TableMeta>> {
-        self.finish_table()?;
-        Ok(self.finished.clone())
+    /// Of the finished tables that were not taken yet.
+    pub(super) fn finished_bytes(&self) -> u64 {
+        self.finished_bytes
     }
 
-    /// Removes everything written, as far as that is possible.
+    /// Hands over the finished tables; none is open. They are the caller's now, and
+    /// [`Outputs::discard`] knows nothing of them any more.
+    pub(super) fn take_finished(&mut self) -> Vec<TableMeta> {
+        assert!(self.writer.is_none(), "what is handed over is whole");
+        self.created.clear();
+        self.taken_count += self.finished.len() as u64;
+        self.taken_bytes += std::mem::take(&mut self.finished_bytes);
+        self.taken_entries += self.finished.iter().map(|meta| meta.entry_count).sum::<u64>();
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Entries and bytes of all tables taken.
+    pub(super) fn taken(&self) -> (u64, u64) {
+        (self.taken_entries, self.taken_bytes)
+    }
+
+    /// Removes everything that was written and not taken, as far as that is possible.
     pub(super) fn discard(&mut self) {
         self.writer = None;
         for number in self.created.drain(..) {
@@ -140,16 +163,17 @@ impl<'a> Outputs<'a> {
 }
 
 /// Where the output stands among the tables of the level below.
-struct Below<'a> {
-    /// Those that were not passed yet.
-    tables: &'a [Arc<Table>],
+struct Below {
+    run: Option<Arc<Run>>,
+    /// The first table that was not passed yet.
+    at: usize,
     /// Ends of tables that the current output has passed.
     ends_seen: u64,
     /// Bytes of the tables that the current output has passed.
     met_bytes: u64,
 }
 
-impl Below<'_> {
+impl Below {
     /// What was passed before the first key of an output does not count.
     fn start_output(&mut self) {
         self.ends_seen = 0;
@@ -159,15 +183,15 @@ impl Below<'_> {
     /// Goes on to `key`; whether that passes the end of a table.
     #[inline]
     fn pass(&mut self, key: &[u8]) -> bool {
-        let mut passed = false;
-        while let Some((first, rest)) = self.tables.split_first()
-            && *first.meta().largest < *key
+        let Some(run) = &self.run else { return false };
+        let before = self.at;
+        while let Some(table) = run.tables.get(self.at)
+            && *table.meta().largest < *key
         {
-            self.tables = rest;
+            self.at += 1;
             self.ends_seen += 1;
-            self.met_bytes += first.meta().file_bytes;
-            passed = true;
+            self.met_bytes += table.meta().file_bytes;
         }
-        passed
+        self.at > before
     }
 }

@@ -97,7 +97,7 @@ pub(crate) struct Retention<'a> {
     snapshots: &'a [SequenceNumber],
     /// By which expiry is judged.
     now_ms: u64,
-    filter: Option<MergeFilter<'a>>,
+    filter: Option<MergeFilter>,
     /// What the filter dropped or replaced.
     filtered_count: u64,
     /// The stored value that the filter wants for the last entry.
@@ -106,6 +106,8 @@ pub(crate) struct Retention<'a> {
     key: Vec<u8>,
     /// The last entry of the current key; `None` before the first entry.
     last: Option<Last>,
+    /// Whether that is the first of its key.
+    begins_key: bool,
 }
 
 impl<'a> Retention<'a> {
@@ -122,11 +124,12 @@ impl<'a> Retention<'a> {
             replaced: None,
             key: Vec::new(),
             last: None,
+            begins_key: false,
         }
     }
 
     /// With the filter of the merge, if there is one.
-    pub(crate) fn with_filter(self, filter: Option<MergeFilter<'a>>) -> Self {
+    pub(crate) fn with_filter(self, filter: Option<MergeFilter>) -> Self {
         Retention { filter, ..self }
     }
 
@@ -161,6 +164,7 @@ impl<'a> Retention<'a> {
         let order = self.last.map_or(Ordering::Less, |_| self.key.as_slice().cmp(key));
         self.replaced = None;
         let last = self.last.replace(Last { trailer, stripe });
+        self.begins_key = order == Ordering::Less;
         match (order, last) {
             (Ordering::Equal, Some(last)) if last.trailer <= trailer => return Err(disorder(key)),
             (Ordering::Equal, Some(last))
@@ -175,16 +179,10 @@ impl<'a> Retention<'a> {
             }
             (Ordering::Greater, _) => return Err(disorder(key)),
         }
-        let is_filtered_out = match &self.filter {
-            Some(filter)
-                if order == Ordering::Less
-                    && stripe < self.snapshots.len()
-                    && filter.may_ask(trailer.sequence()) =>
-            {
-                self.apply_filter(*filter, key, kind, value)?
-            }
-            _ => false,
-        };
+        let is_filtered_out = self.filter.is_some()
+            && order == Ordering::Less
+            && stripe < self.snapshots.len()
+            && self.apply_filter(key, trailer, value)?;
         let is_gone = is_filtered_out
             || kind == ValueKind::PutExpiring && is_expired(split_expiring(value)?.0, self.now_ms);
         let hides_nothing = stripe == 0 && at_bottom(key);
@@ -198,15 +196,13 @@ impl<'a> Retention<'a> {
         })
     }
 
-    /// Asks the filter about a value that has not expired; whether it drops it.
-    fn apply_filter(
-        &mut self,
-        filter: MergeFilter<'_>,
-        key: &[u8],
-        kind: ValueKind,
-        stored: &[u8],
-    ) -> Result<bool> {
-        let (expiry, value) = match kind {
+    /// Asks the filter, if it may be asked, about a value that has not expired; whether it drops it.
+    fn apply_filter(&mut self, key: &[u8], trailer: Trailer, stored: &[u8]) -> Result<bool> {
+        let sequence = trailer.sequence();
+        let Some(filter) = self.filter.as_ref().filter(|filter| filter.may_ask(sequence)) else {
+            return Ok(false);
+        };
+        let (expiry, value) = match trailer.kind()? {
             ValueKind::Put => stored.split_at(0),
             ValueKind::PutExpiring => {
                 let (expires_at_ms, value) = split_expiring(stored)?;
@@ -224,6 +220,12 @@ impl<'a> Retention<'a> {
         }
         self.filtered_count += 1;
         Ok(self.replaced.is_none())
+    }
+
+    /// Whether the last entry was the first of its user key.
+    #[inline]
+    pub(crate) fn begins_key(&self) -> bool {
+        self.begins_key
     }
 
     /// The index of the first snapshot that sees `sequence`; past the end if none does.
@@ -248,6 +250,7 @@ fn disorder(key: &[u8]) -> Error {
 mod tests {
     use std::cmp::Reverse;
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::compaction::filter::CompactionFilter;
@@ -384,7 +387,7 @@ mod tests {
     ) -> Vec<(String, Trailer, Vec<u8>)> {
         let snapshots: Vec<_> = snapshots.iter().map(|s| SequenceNumber(*s)).collect();
         let newest_snapshot = newest_snapshot.map(SequenceNumber);
-        let filter = MergeFilter { filter: &ByKey, level: 3, newest_snapshot };
+        let filter = MergeFilter { filter: Arc::new(ByKey), level: 3, newest_snapshot };
         let mut retention = Retention::new(&snapshots, NOW_MS).with_filter(Some(filter));
         let mut out = Vec::new();
         for (key, trailer) in entries {
@@ -438,7 +441,7 @@ mod tests {
     #[test]
     fn expired_entries_are_not_shown_to_the_filter() {
         let snapshots = [SequenceNumber(9)];
-        let filter = MergeFilter { filter: &ByKey, level: 3, newest_snapshot: None };
+        let filter = MergeFilter { filter: Arc::new(ByKey), level: 3, newest_snapshot: None };
         let mut retention = Retention::new(&snapshots, NOW_MS).with_filter(Some(filter));
         let value = value_of(expiring(7), NOW_MS);
         let fate = retention.next(b"p", expiring(7), &value, |_| false).unwrap();

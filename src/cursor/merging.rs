@@ -95,6 +95,17 @@ impl<C: Cursor> MergingCursor<C> {
         &self.sources[self.tree[0]]
     }
 
+    /// Which source that is.
+    #[inline]
+    pub(crate) fn current_index(&self) -> usize {
+        self.tree[0]
+    }
+
+    /// The sources, in the order in which they were given.
+    pub(crate) fn sources(&self) -> &[C] {
+        &self.sources
+    }
+
     /// Moves every source by `place` and finds the new winner.
     fn place_all(
         &mut self,

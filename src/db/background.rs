@@ -18,7 +18,7 @@ use crate::db::flush_job;
 use crate::db::gate::{self, Gate};
 use crate::db::install::remove_unreferenced;
 use crate::db::state::{Inner, KeyspaceCore};
-use crate::db::work::{Running, WorkState};
+use crate::db::work::{Running, Subcompaction, WorkState};
 use crate::error::{Error, Result};
 use crate::event::{BackgroundError, BackgroundTask, Event};
 use crate::key::SequenceNumber;
@@ -48,6 +48,8 @@ enum Job {
     Compact(Box<CompactJob>),
     /// A strategy made a plan that was refused, for this reason.
     ReportRefusal(Error),
+    /// One range of a merge that another thread runs.
+    Subcompaction(Subcompaction),
 }
 
 /// Starts the threads that the options ask for.
@@ -120,6 +122,9 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         }
     }
     if role != Role::Flush {
+        if let Some(one) = state.subcompactions.pop_front() {
+            return Some(Job::Subcompaction(one));
+        }
         state.want_what_is_due(&*inner.clock);
     }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
@@ -180,18 +185,22 @@ fn run_job(inner: &Inner, job: Job) -> Result<()> {
         }
         Job::PrepareSegment => prepare_segment(inner),
         Job::ReportRefusal(error) => Err(error),
+        Job::Subcompaction(one) => {
+            compact_job::run_offered(inner, &one);
+            Ok(())
+        }
         Job::RemoveFiles => {
             remove_unreferenced(inner);
             Ok(())
         }
-        Job::Compact(job) => {
+        Job::Compact(mut job) => {
             let single = inner.options.background_threads == 1;
             let mut flush = || if single { run_due_flush(inner) } else { Ok(()) };
             let mut gate = Gate::new(inner, job.cancel_count, Some(gate::priority(&job.plan)));
             let result =
-                compact_job::run(inner, &job, &mut |progress| gate.pass(progress, &mut flush));
+                compact_job::run(inner, &mut job, &mut |progress| gate.pass(progress, &mut flush));
             let mut state = inner.work.lock();
-            state.release(job.core.id, &job.plan, &job.version);
+            state.release(&job.reservation);
             state.compaction_wanted = true;
             note_result(inner, &mut state, &result, (BackgroundTask::Compaction, &job.core));
             drop(state);

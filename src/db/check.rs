@@ -1,6 +1,6 @@
 //! Verification: every byte of every file, and every claim that one file makes of another.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::db::state::Inner;
@@ -9,8 +9,9 @@ use crate::event::Event;
 use crate::file_name::FileKind;
 use crate::key::FileNumber;
 use crate::manifest::recovery::recover;
+use crate::manifest::state::ManifestState;
 use crate::options::RecoveryMode;
-use crate::table::Table;
+use crate::table::{Table, TableMeta};
 use crate::wal::replay::{ReplayOptions, replay};
 
 /// What a verification read, and what was wrong.
@@ -65,25 +66,24 @@ pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
 }
 
 fn verify_table(inner: &Inner, table: &Arc<Table>) -> Result<()> {
-    inner.read.tables.open(table)?.verify_all()
+    inner.read.tables.open(table)?.verify_all(table.meta())
 }
 
 /// Reads the manifest again: it must say what is in memory.
 fn verify_manifest(inner: &Inner, report: &mut VerifyReport) {
     let tree = inner.tree.lock();
-    let numbers = |state: &crate::manifest::state::ManifestState| -> BTreeSet<FileNumber> {
+    let tables = |state: &ManifestState| -> BTreeMap<FileNumber, TableMeta> {
         let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
         versions
-            .flat_map(|version| {
-                version.tables().map(|(_, _, table)| table.meta().number).collect::<Vec<_>>()
-            })
+            .flat_map(|version| version.tables().collect::<Vec<_>>())
+            .map(|(_, _, table)| (table.meta().number, table.meta().clone()))
             .collect()
     };
     let current = FileKind::Current.path(&inner.dir);
     match recover(inner.fs.as_ref(), &inner.dir) {
         Ok(Some(found)) => {
             let manifest = FileKind::Manifest(found.manifest_number).path(&inner.dir);
-            if numbers(&found.state) != numbers(&tree.state) {
+            if tables(&found.state) != tables(&tree.state) {
                 report.problems.push(Error::corruption(
                     &manifest,
                     0,

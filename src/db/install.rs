@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use crate::compaction::TreeView;
 use crate::compaction::pressure::Load;
+use crate::compaction::slice::Replacement;
 use crate::db::disk_usage::Part;
 use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
 use crate::db::work::Busy;
@@ -161,14 +162,14 @@ pub(crate) fn retire_segments(inner: &Inner, first_needed: FileNumber) {
     }
 }
 
-/// Installs a compaction: `removed` tables give way to `added` ones in `level` and `run`.
+/// Installs a compaction, or a slice of one: what it adds goes into `level` and `run`, what remains stays in its place.
 pub(crate) fn install_compaction(
     inner: &Inner,
     core: &KeyspaceCore,
-    removed: &[FileNumber],
-    added: Vec<TableMeta>,
+    replacement: Replacement,
     (level, run): (usize, RunId),
 ) -> Result<()> {
+    let Replacement { removed, added, remaining } = replacement;
     let mut tree = inner.tree.lock();
     if core.dropped.load(Ordering::Relaxed) {
         let made: Vec<_> =
@@ -178,7 +179,9 @@ pub(crate) fn install_compaction(
     }
     let before = Arc::clone(&core.view.load().version);
     let mut edit = VersionEdit::default();
-    edit.tables_removed.extend(removed.iter().map(|number| (core.id, *number)));
+    let parted = remaining.iter().map(|meta| meta.number);
+    edit.tables_removed
+        .extend(removed.iter().copied().chain(parted).map(|number| (core.id, number)));
     let staying: HashSet<_> = added.iter().map(|meta| meta.number).collect();
     let made: Vec<_> =
         added.iter().filter(|meta| !removed.contains(&meta.number)).cloned().collect();
@@ -188,8 +191,19 @@ pub(crate) fn install_compaction(
         run,
         meta,
     }));
+    edit.tables_added.extend(remaining.iter().map(|meta| {
+        let place = before.find_table(meta.number);
+        let (level, run, _) = place.expect("a running compaction's input stays where it is");
+        TableAdded { keyspace: core.id, level, run: run.id, meta: meta.clone() }
+    }));
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
+    for meta in &remaining {
+        let (whole, part) = (before.find_table(meta.number), version.find_table(meta.number));
+        if let (Some((_, _, whole)), Some((_, _, part))) = (whole, part) {
+            inner.read.tables.take_over(whole, part);
+        }
+    }
     core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
     note_created(inner, core, level, &made);
     drop(tree);

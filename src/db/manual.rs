@@ -95,20 +95,20 @@ pub(crate) fn compact_range(
     let has_filter = inner.filters.contains_key(&*core.name);
     if let Some(plan) = plan_range(&version, bounds, inner.clock.unix_ms(), has_filter) {
         done.bytes_total = logical_bytes(&plan, &version);
-        let (job, running) = {
+        let (mut job, running) = {
             let mut state = inner.work.lock();
             inner.check_open()?;
-            state.reserve(core.id, &plan, &version);
+            let reservation = state.reserve(core.id, &plan, &version);
             let (core, options) = (Arc::clone(core), core.options.load_full());
             let cancel_count = inner.work.cancel_count();
-            let plan = Arc::new(plan);
-            let job = CompactJob { core, plan, version, options, cancel_count };
+            let (plan, version) = (Arc::new(plan), Some(version));
+            let job = CompactJob { core, plan, version, options, reservation, cancel_count };
             (job, Running::begin(&inner.work, &mut state))
         };
         let limit = options.is_rate_limited.then_some(Priority::Deep);
         let mut gate = Gate::new(inner, job.cancel_count, limit);
         let flush = || if inner.runs_inline() { background::run_due_flush(inner) } else { Ok(()) };
-        let result = run(inner, &job, &mut |now: JobProgress| {
+        let result = run(inner, &mut job, &mut |now: JobProgress| {
             (done.bytes_read, done.bytes_written) = (now.read_bytes, now.written_bytes);
             done.tables_written = now.table_count;
             // Told again while it waits for its share, so that it can be stopped there.
@@ -116,7 +116,7 @@ pub(crate) fn compact_range(
                 if progress(done).is_break() { Err(cancelled()) } else { flush() }
             })
         });
-        inner.work.lock().release(core.id, &job.plan, &job.version);
+        inner.work.lock().release(&job.reservation);
         drop(job);
         drop(running);
         result?;
@@ -203,8 +203,11 @@ fn plan_range(
     })
 }
 
-/// Whether a rewrite at the bottom could drop something: tombstones, what has expired, or versions whose numbers
-/// are not all zero.
+/// Whether a rewrite at the bottom could drop something: tombstones, what has expired, what is hidden, or
+/// versions whose numbers are not all zero.
 fn has_garbage(meta: &TableMeta, now_ms: u64) -> bool {
-    meta.tombstone_count > 0 || meta.sequence_max.0 > 0 || meta.expiry_min_ms <= now_ms
+    meta.tombstone_count > 0
+        || meta.sequence_max.0 > 0
+        || meta.expiry_min_ms <= now_ms
+        || meta.is_partial()
 }

@@ -66,7 +66,8 @@ pub struct Metrics {
     pub entries_shadowed: u64,
     /// Of those, tombstones with nothing below to hide.
     pub tombstones_dropped: u64,
-    /// Of those, values that have expired, with nothing below to hide. One that still hides something becomes a tombstone.
+    /// Of those, values that have expired, with nothing below to hide. One that still hides something becomes a
+    /// tombstone.
     pub entries_expired: u64,
     /// Of those, values that a compaction filter dropped, with nothing below to hide.
     pub entries_filtered_out: u64,

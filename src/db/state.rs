@@ -9,8 +9,8 @@
 //!    or a write.
 //! 2. `Inner::work`: what background threads do. Held while a job is chosen, never while one runs.
 //! 3. `Inner::commit`: the commit queue and the log.
-//! 4. leaves: the snapshot list, the throttle and its watch, the table cache, the list of unreferenced tables, the
-//!    queue of events.
+//! 4. leaves: the results of subcompactions, the snapshot list, the throttle and its watch, the table cache, the
+//!    list of unreferenced tables, the queue of events.
 //!
 //! Views are replaced by [`arc_swap::ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
 //! the version and the flushed memtables; each keeps what the other did.

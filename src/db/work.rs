@@ -7,13 +7,15 @@
 //! # Locks
 //! A worker holds the work lock while it chooses a job, never while it runs one. See `db/state.rs` for the lock order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
+use crate::compaction::subcompaction::SplitMerge;
 use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::db::rate_limit::RateLimiter;
 use crate::error::Error;
@@ -37,6 +39,15 @@ pub(crate) struct Busy {
     pub(crate) paused_count: usize,
 }
 
+/// One range of a merge, offered to idle threads.
+#[derive(Debug)]
+pub(crate) struct Subcompaction {
+    pub(crate) merge: Arc<SplitMerge>,
+    pub(crate) index: usize,
+    /// How often compactions had been cancelled when the merge was chosen.
+    pub(crate) cancel_count: u64,
+}
+
 /// What the work lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct WorkState {
@@ -55,6 +66,8 @@ pub(crate) struct WorkState {
     /// old.
     pub(crate) compaction_due_at_ms: Option<u64>,
     pub(crate) busy: HashMap<KeyspaceId, Busy>,
+    /// Subcompactions of running merges that no thread has begun.
+    pub(crate) subcompactions: VecDeque<Subcompaction>,
     /// The last flush failed with this; cleared when somebody asks for another try.
     pub(crate) flush_error: Option<Error>,
     /// The last compaction failed with this; cleared when a tree changes or somebody asks.
@@ -230,6 +243,14 @@ impl WorkQueue {
     }
 }
 
+/// What a compaction holds until it ends.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    keyspace: KeyspaceId,
+    tables: Vec<FileNumber>,
+    output: BusyOutput,
+}
+
 /// A job that runs, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a WorkQueue);
@@ -277,35 +298,47 @@ impl WorkState {
         }
     }
 
-    /// Marks the tables and the output range of `plan` as busy.
+    /// Marks the tables and the output range of `plan`, which was picked from `version`, as busy.
     pub(crate) fn reserve(
         &mut self,
         keyspace: KeyspaceId,
         plan: &CompactionPlan,
         version: &Version,
-    ) {
+    ) -> Reservation {
+        let tables = plan.inputs.iter().flat_map(|input| input.tables.iter().copied()).collect();
+        let output = output_range(plan, version);
         let busy = self.busy.entry(keyspace).or_default();
         self.picked_count += 1;
         busy.picked_at = self.picked_count;
         busy.running_count += 1;
-        busy.tables.extend(plan.inputs.iter().flat_map(|input| input.tables.iter().copied()));
-        busy.outputs.push(output_range(plan, version));
+        busy.tables.extend(&tables);
+        busy.outputs.push(output.clone());
+        Reservation { keyspace, tables, output }
+    }
+
+    /// Marks more tables as busy: outputs that join the tree before the compaction ends. What it merges next joins the
+    /// same run, so nobody may take them out of it.
+    pub(crate) fn reserve_more(
+        &mut self,
+        reservation: &mut Reservation,
+        tables: impl Iterator<Item = FileNumber>,
+    ) {
+        let busy = self.busy.entry(reservation.keyspace).or_default();
+        for table in tables {
+            reservation.tables.push(table);
+            busy.tables.insert(table);
+        }
     }
 
     /// Ends what [`WorkState::reserve`] began.
-    pub(crate) fn release(
-        &mut self,
-        keyspace: KeyspaceId,
-        plan: &CompactionPlan,
-        version: &Version,
-    ) {
-        let busy = self.busy.entry(keyspace).or_default();
+    pub(crate) fn release(&mut self, reservation: &Reservation) {
+        let busy = self.busy.entry(reservation.keyspace).or_default();
         busy.running_count -= 1;
-        for table in plan.inputs.iter().flat_map(|input| &input.tables) {
+        for table in &reservation.tables {
             busy.tables.remove(table);
         }
-        let range = output_range(plan, version);
-        if let Some(index) = busy.outputs.iter().position(|output| *output == range) {
+        let range = &reservation.output;
+        if let Some(index) = busy.outputs.iter().position(|output| output == range) {
             busy.outputs.swap_remove(index);
         }
     }

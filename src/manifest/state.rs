@@ -155,7 +155,7 @@ impl ManifestState {
     }
 
     /// Groups the tables of `edit` by tree. A table that moves stays the object it is, with its
-    /// open reader.
+    /// open reader; one of which only a part stays shares its file.
     fn tree_changes(&self, edit: &VersionEdit) -> Result<BTreeMap<KeyspaceId, TreeChange>> {
         let mut changes: BTreeMap<KeyspaceId, TreeChange> = BTreeMap::new();
         for (id, number) in &edit.tables_removed {
@@ -172,6 +172,9 @@ impl ManifestState {
             };
             let table = match moved {
                 Some((_, _, table)) if table.meta() == meta => Arc::clone(table),
+                Some((_, _, table)) if meta.is_part_of(table.meta()) => {
+                    Arc::new(table.part(meta.clone()))
+                }
                 Some(_) => {
                     return Err(misfit(format!("table {} changes as it moves", meta.number)));
                 }

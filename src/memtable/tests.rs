@@ -410,6 +410,10 @@ fn every_byte_is_accounted_for() {
     insert(&memtable, b"b", Trailer::new(SequenceNumber(5), ValueKind::Delete), b"");
     assert_eq!(memtable.bytes(), filter_bytes + leaf_bytes + 126 + (8 + 1 + 1 + 1));
     assert_eq!((memtable.key_bytes(), memtable.value_bytes()), (17, 100));
+    let expiring = MemTable::new(CAPACITY_BYTES, None);
+    let trailer = Trailer::new(SequenceNumber(9), ValueKind::PutExpiring);
+    insert(&expiring, b"c", trailer, b"12345678value");
+    assert_eq!(expiring.user_bytes(), 6, "the time of expiry is not the user's");
     assert_eq!(memtable.entry_count(), 2);
     assert_eq!(memtable.key_range(), Some((b"0123456789abcdef".as_slice(), b"b".as_slice())));
     memtable.note_write_time(40);

@@ -8,6 +8,10 @@
 //!   populated in one call when mapped, read in one call into the cursor's own memory when not.
 //!   Nothing enters the cache.
 //!
+//! # Parts
+//! A cursor over a part of a table stands nowhere where the part has no entry: what lies before its
+//! lower bound does not exist for it.
+//!
 //! After an error the cursor stands nowhere; the error is returned once, and the next seek starts
 //! afresh.
 
@@ -34,6 +38,8 @@ const CROSSINGS_BEFORE_READAHEAD: u32 = 2;
 pub(crate) struct TableCursor {
     reader: Arc<TableReader>,
     access: Access,
+    /// The first key of the part that is seen; none if it is the whole table.
+    lower_bound: Option<Arc<[u8]>>,
     block: BlockCursor,
     /// Which block `block` holds, and where it lies.
     ordinal: usize,
@@ -104,6 +110,7 @@ impl TableCursor {
         TableCursor {
             reader,
             access,
+            lower_bound: None,
             block: BlockCursor::new(),
             ordinal: 0,
             handle: BlockHandle::default(),
@@ -118,6 +125,12 @@ impl TableCursor {
             },
             stats: ReadStats::default(),
         }
+    }
+
+    /// Hides the entries of keys below `key`. The cursor must stand nowhere.
+    pub(crate) fn set_lower_bound(&mut self, key: &[u8]) {
+        debug_assert!(!self.valid(), "what it stands on may be hidden");
+        self.lower_bound = Some(key.into());
     }
 
     /// The value, kept alive by its block. Must be valid.
@@ -281,32 +294,8 @@ impl TableCursor {
         self.on_block(|block| block.seek(key, trailer))
     }
 
-    /// Moves within the block, and says where it lies if it is damaged.
-    #[inline]
-    fn on_block(&mut self, step: impl FnOnce(&mut BlockCursor) -> Result<()>) -> Result<()> {
-        step(&mut self.block).map_err(|e| self.reader.at_block(e, self.handle))
-    }
-}
-
-impl Cursor for TableCursor {
-    #[inline]
-    fn valid(&self) -> bool {
-        self.block.valid()
-    }
-
-    fn seek_to_first(&mut self) -> Result<()> {
-        self.readahead.restart();
-        self.load(0)?;
-        self.on_block(BlockCursor::seek_to_first)
-    }
-
-    fn seek_to_last(&mut self) -> Result<()> {
-        self.readahead.restart();
-        self.load(self.reader.block_count() - 1)?;
-        self.on_block(BlockCursor::seek_to_last)
-    }
-
-    fn seek(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
+    /// Moves to the first entry of the file at or after (`key`, `trailer`).
+    fn seek_in_file(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
         self.readahead.restart();
         let separator = self.reader.find_separator(key).inspect_err(|_| self.block.clear())?;
         let mut ordinal = separator.index;
@@ -321,6 +310,54 @@ impl Cursor for TableCursor {
         }
         // The target lies between the last entry of this block and its separator.
         self.seek_in(ordinal + 1, key, trailer)
+    }
+
+    /// Stands nowhere if what it came to, going backward, is hidden.
+    #[inline]
+    fn stop_at_bound(&mut self) {
+        if let Some(bound) = &self.lower_bound
+            && self.block.valid()
+            && *self.block.key() < **bound
+        {
+            self.block.clear();
+        }
+    }
+
+    /// Moves within the block, and says where it lies if it is damaged.
+    #[inline]
+    fn on_block(&mut self, step: impl FnOnce(&mut BlockCursor) -> Result<()>) -> Result<()> {
+        step(&mut self.block).map_err(|e| self.reader.at_block(e, self.handle))
+    }
+}
+
+impl Cursor for TableCursor {
+    #[inline]
+    fn valid(&self) -> bool {
+        self.block.valid()
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        if let Some(bound) = self.lower_bound.clone() {
+            return self.seek_in_file(&bound, Trailer::NEWEST);
+        }
+        self.readahead.restart();
+        self.load(0)?;
+        self.on_block(BlockCursor::seek_to_first)
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.readahead.restart();
+        self.load(self.reader.block_count() - 1)?;
+        self.on_block(BlockCursor::seek_to_last)?;
+        self.stop_at_bound();
+        Ok(())
+    }
+
+    fn seek(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
+        if self.lower_bound.as_ref().is_some_and(|bound| *key < **bound) {
+            return self.seek_to_first();
+        }
+        self.seek_in_file(key, trailer)
     }
 
     fn seek_for_prev(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
@@ -343,7 +380,11 @@ impl Cursor for TableCursor {
     #[inline]
     fn prev(&mut self) -> Result<()> {
         self.on_block(BlockCursor::prev)?;
-        if self.block.valid() { Ok(()) } else { self.enter_previous_block() }
+        if !self.block.valid() {
+            self.enter_previous_block()?;
+        }
+        self.stop_at_bound();
+        Ok(())
     }
 
     #[inline]

@@ -290,6 +290,8 @@ impl Properties {
             expiry_min_ms,
             expiry_max_ms,
             checksum,
+            // A file knows nothing of the trees that it is in.
+            hidden_entry_count: 0,
         };
         Ok(Properties { meta, block_count, compression })
     }

@@ -6,6 +6,8 @@
 //!
 //! When tables are mapped, filter and index stay where they lie; else they are read to the heap, in
 //! one read.
+//!
+//! The manifest may describe a part of the table; the reader describes the file.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -71,14 +73,14 @@ impl TableReader {
         let properties =
             Properties::decode(&properties_bytes, meta.number, meta.file_bytes, meta.checksum)
                 .map_err(|e| locate(e, &path, footer.properties.offset))?;
-        if properties.meta != *meta || properties.block_count != index.count() as u64 {
+        if !meta.is_part_of(&properties.meta) || properties.block_count != index.count() as u64 {
             let what = "properties of the table disagree with the manifest or the index";
             return Err(Error::corruption(&path, footer.properties.offset, what));
         }
         let words = if map.is_some() { index.count().div_ceil(64) } else { 0 };
         Ok(TableReader {
             path,
-            meta: meta.clone(),
+            meta: properties.meta,
             file,
             map,
             sequential_map: OnceLock::new(),

@@ -38,7 +38,7 @@ use crate::fs::{Access, Mapping, ReadFile};
 use crate::key::Trailer;
 use crate::options::{Compression, ReadMode, Verify};
 use crate::table::TableMeta;
-use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer};
+use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer, HEADER_LEN};
 
 /// How tables are read; one for all tables of a database.
 #[derive(Clone, Debug)]
@@ -84,6 +84,7 @@ impl AddAssign for ReadStats {
 #[derive(Debug)]
 pub(crate) struct TableReader {
     pub(super) path: PathBuf,
+    /// Of the whole file, whatever part of it belongs to a tree.
     pub(super) meta: TableMeta,
     pub(super) file: Arc<dyn ReadFile>,
     /// For single blocks; present in [`ReadMode::Mmap`].
@@ -225,7 +226,30 @@ impl TableReader {
         Ok(low)
     }
 
-    /// What the manifest says of the table.
+    /// The separator of data block `ordinal`: at or above its keys, and not above those of the next.
+    pub(super) fn separator(&self, ordinal: usize) -> Result<Vec<u8>> {
+        let mut separator = Vec::new();
+        let index = self.index.block(&self.index_bytes);
+        index.key_into(ordinal, &mut separator).map_err(|e| self.at_index(e))?;
+        Ok(separator)
+    }
+
+    /// About `count` keys that cut the table into stretches of blocks, ascending, each with the
+    /// bytes of the stretch that ends there. Reads no data block.
+    pub(crate) fn anchors(&self, count: usize) -> Result<Vec<(Vec<u8>, u64)>> {
+        let step = self.block_count().div_ceil(count.max(1));
+        let mut anchors = Vec::with_capacity(count);
+        let mut start = HEADER_LEN as u64;
+        for first in (0..self.block_count()).step_by(step) {
+            let last = (first + step).min(self.block_count()) - 1;
+            let end = self.handle(last)?.end();
+            anchors.push((self.separator(last)?, end.saturating_sub(start)));
+            start = end;
+        }
+        Ok(anchors)
+    }
+
+    /// What the file says of itself.
     #[cfg(test)]
     pub(crate) fn meta(&self) -> &TableMeta {
         &self.meta

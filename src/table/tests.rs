@@ -186,7 +186,7 @@ proptest! {
             for cursor in &mut cursors {
                 check_cursor(&entries, cursor);
             }
-            reader.verify_all().unwrap();
+            reader.verify_all(reader.meta()).unwrap();
         }
     }
 }
@@ -206,6 +206,38 @@ fn meta_says_what_was_written() {
     assert_eq!((meta.sequence_min, meta.sequence_max), (SequenceNumber(1), SequenceNumber(400)));
     assert_eq!((meta.write_time_min_ms, meta.write_time_max_ms), (1000, 2000));
     assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (u64::MAX, u64::MAX));
+}
+
+#[test]
+fn meta_says_when_what_was_written_expires() {
+    let expiring = |n: u64, at_ms: u64| {
+        let trailer = Trailer::new(SequenceNumber(n + 1), ValueKind::PutExpiring);
+        let value = [&at_ms.to_le_bytes(), &b"value"[..]].concat();
+        (format!("key{n:03}").into_bytes(), trailer, value)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries: Vec<Entry> = (0..100).map(|n| expiring(n, 5000 + n)).collect();
+    entries[50].1 = Trailer::new(SequenceNumber(51), ValueKind::Delete);
+    entries[50].2.clear();
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5000, 5099));
+    assert_eq!(meta.value_bytes, 99 * 5, "times of expiry are not the user's");
+    let reader = open(dir.path(), &meta, &context(MODES[0])).unwrap();
+    reader.verify_all(&meta).unwrap();
+    let (_, value) = get(&reader, b"key007", Trailer::NEWEST).unwrap().unwrap();
+    assert_eq!(*value.without_expiry(), *b"value");
+
+    let dir = tempfile::tempdir().unwrap();
+    entries[0] = put(b"key000", 1, b"lasts");
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (5001, u64::MAX));
+    open(dir.path(), &meta, &context(MODES[0])).unwrap().verify_all(&meta).unwrap();
+
+    // Nothing is written that no reader could take apart.
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = TableWriter::create(&StdFs, dir.path(), options(Compression::None)).unwrap();
+    let error = writer.add(b"k", expiring(0, 0).1, b"short").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
 }
 
 #[test]
@@ -483,12 +515,12 @@ fn verdict(forge: impl FnOnce(&mut Forgery, &TableReader)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let meta = write(dir.path(), options(Compression::None), &numbered());
     let reader = open(dir.path(), &meta, &context(ReadMode::Pread)).unwrap();
-    reader.verify_all().unwrap();
+    reader.verify_all(reader.meta()).unwrap();
     let mut forgery = Forgery::of(dir.path());
     forge(&mut forgery, &reader);
     let meta = forgery.write(dir.path(), &meta);
     let reader = open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap();
-    let error = reader.verify_all().unwrap_err();
+    let error = reader.verify_all(reader.meta()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
     error.to_string()
 }
@@ -535,10 +567,12 @@ fn verification_covers_the_file_and_finds_a_wrong_checksum() {
     let dir = tempfile::tempdir().unwrap();
     for compression in COMPRESSIONS {
         let meta = write(dir.path(), options(compression), &numbered());
-        open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap();
+        open(dir.path(), &meta, &context(ReadMode::Mmap)).unwrap().verify_all(&meta).unwrap();
         let wrong = TableMeta { checksum: meta.checksum ^ 1, ..meta };
-        let error =
-            open(dir.path(), &wrong, &context(ReadMode::Mmap)).unwrap().verify_all().unwrap_err();
+        let error = open(dir.path(), &wrong, &context(ReadMode::Mmap))
+            .unwrap()
+            .verify_all(&wrong)
+            .unwrap_err();
         assert!(error.to_string().contains("whole table"), "{error}");
     }
 }
@@ -560,7 +594,7 @@ fn an_index_that_points_outside_is_corruption() {
         for error in [
             get(&reader, b"user00000003", Trailer::NEWEST).map(|_| ()).unwrap_err(),
             cursor_of(&reader, Access::Random).seek_to_first().unwrap_err(),
-            reader.verify_all().unwrap_err(),
+            reader.verify_all(reader.meta()).unwrap_err(),
         ] {
             assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(index.offset)));
         }
@@ -601,6 +635,6 @@ fn stored_bytes_never_change() {
         let reader = open(dir.path(), &meta, &context(mode)).unwrap();
         assert_eq!(reader.block_count(), 3);
         check_cursor(&entries, &mut cursor_of(&reader, Access::Random));
-        reader.verify_all().unwrap();
+        reader.verify_all(reader.meta()).unwrap();
     }
 }

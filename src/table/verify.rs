@@ -4,7 +4,8 @@
 //! enters the checksum of the file that the manifest knows; beyond that, what the checksums cannot
 //! say is checked: that the writer kept the format's promises. Blocks lie back to back, entries are
 //! strictly ordered within and across blocks, separators separate, the filter holds every key,
-//! counts and ranges are those of the manifest.
+//! counts and ranges are those of the manifest: of the whole file, and of the part of it that belongs
+//! to the tree.
 
 use std::sync::Arc;
 
@@ -25,15 +26,18 @@ use crate::table::reader::{TableReader, locate};
 const PIECE_BYTES: u64 = 1 << 20;
 
 impl TableReader {
-    /// Reads and checks every byte of the table, and that it keeps all promises of its format.
-    pub(crate) fn verify_all(&self) -> Result<()> {
+    /// Reads and checks every byte of the table, that it keeps all promises of its format, and that
+    /// `part` describes it, or the last of its entries.
+    pub(crate) fn verify_all(&self, part: &TableMeta) -> Result<()> {
         let mut pass = Pass {
             reader: self,
+            part,
             hasher: Hasher::new(),
             stored: Vec::new(),
             unpacked: Arc::default(),
             block: BlockCursor::new(),
             last: None,
+            hidden: Found::default(),
             found: Found::default(),
         };
         pass.hash_range(0, HEADER_LEN as u64)?;
@@ -65,6 +69,8 @@ impl TableReader {
 /// One pass over a table.
 struct Pass<'a> {
     reader: &'a TableReader,
+    /// What the tree says of it.
+    part: &'a TableMeta,
     hasher: Hasher,
     /// Reused between blocks.
     stored: Vec<u8>,
@@ -72,6 +78,9 @@ struct Pass<'a> {
     block: BlockCursor,
     /// The entry before, across blocks.
     last: Option<(Vec<u8>, Trailer)>,
+    /// Entries before the part.
+    hidden: Found,
+    /// Entries of the part.
     found: Found,
 }
 
@@ -98,6 +107,50 @@ impl Default for Found {
             sequence_min: SequenceNumber::MAX,
             sequence_max: SequenceNumber::ZERO,
             expiry: ExpiryRange::default(),
+        }
+    }
+}
+
+impl Found {
+    fn add(&mut self, key: &[u8], trailer: Trailer, value: &[u8]) -> Result<()> {
+        if self.entry_count == 0 {
+            self.smallest = key.to_vec();
+        }
+        self.entry_count += 1;
+        self.tombstone_count += u64::from(trailer.is_tombstone());
+        self.key_bytes += key.len() as u64;
+        self.value_bytes += user_value_len(trailer, value.len()) as u64;
+        self.sequence_min = self.sequence_min.min(trailer.sequence());
+        self.sequence_max = self.sequence_max.max(trailer.sequence());
+        self.expiry.add(trailer, value)
+    }
+
+    /// What it says of itself, beside that which `like` says.
+    fn meta(&self, like: &TableMeta) -> TableMeta {
+        TableMeta {
+            entry_count: self.entry_count,
+            tombstone_count: self.tombstone_count,
+            key_bytes: self.key_bytes,
+            value_bytes: self.value_bytes,
+            smallest: self.smallest.as_slice().into(),
+            ..like.clone()
+        }
+    }
+
+    /// These entries and those of `next`, which stand behind them.
+    fn with(self, next: &Found) -> Found {
+        if self.entry_count == 0 {
+            return Found { smallest: next.smallest.clone(), ..*next };
+        }
+        Found {
+            entry_count: self.entry_count + next.entry_count,
+            tombstone_count: self.tombstone_count + next.tombstone_count,
+            key_bytes: self.key_bytes + next.key_bytes,
+            value_bytes: self.value_bytes + next.value_bytes,
+            smallest: self.smallest,
+            sequence_min: self.sequence_min.min(next.sequence_min),
+            sequence_max: self.sequence_max.max(next.sequence_max),
+            expiry: self.expiry.with(&next.expiry),
         }
     }
 }
@@ -151,7 +204,7 @@ impl Pass<'_> {
         let (Some(before), Some((last_key, _))) = (ordinal.checked_sub(1), &self.last) else {
             return Ok(());
         };
-        let separator = self.separator(before)?;
+        let separator = self.reader.separator(before)?;
         let first = self.block.key();
         if *separator >= *first && first != last_key {
             return Err(self
@@ -163,20 +216,12 @@ impl Pass<'_> {
 
     /// The separator of a block is at or above its last key.
     fn check_last(&self, ordinal: usize) -> Result<()> {
-        let separator = self.separator(ordinal)?;
+        let separator = self.reader.separator(ordinal)?;
         if self.last.as_ref().is_none_or(|(last_key, _)| separator < *last_key) {
             let at = self.reader.footer.index.offset;
             return Err(self.reader.wrong(at, "a separator is below the block before it"));
         }
         Ok(())
-    }
-
-    fn separator(&self, ordinal: usize) -> Result<Vec<u8>> {
-        let reader = self.reader;
-        let mut separator = Vec::new();
-        let index = reader.index.block(&reader.index_bytes);
-        index.key_into(ordinal, &mut separator).map_err(|e| reader.at_index(e))?;
-        Ok(separator)
     }
 
     fn check_entry(&mut self, handle: BlockHandle) -> Result<()> {
@@ -192,19 +237,10 @@ impl Pass<'_> {
             let what = format!("filter does not hold the key {}", escape(key));
             return Err(reader.wrong(reader.footer.filter.offset, what));
         }
-        let found = &mut self.found;
-        if found.entry_count == 0 {
-            found.smallest = key.to_vec();
-        }
-        found.entry_count += 1;
-        found.tombstone_count += u64::from(trailer.is_tombstone());
-        found.key_bytes += key.len() as u64;
-        let value = self.block.value();
-        let noted = found.expiry.add(trailer, value);
-        noted.map_err(|error| locate(error, &reader.path, handle.offset))?;
-        found.value_bytes += user_value_len(trailer, value.len()) as u64;
-        found.sequence_min = found.sequence_min.min(trailer.sequence());
-        found.sequence_max = found.sequence_max.max(trailer.sequence());
+        let is_hidden = self.part.is_partial() && *key < *self.part.smallest;
+        let found = if is_hidden { &mut self.hidden } else { &mut self.found };
+        let added = found.add(key, trailer, self.block.value());
+        added.map_err(|error| locate(error, &reader.path, handle.offset))?;
         let (last_key, last_trailer) = self.last.get_or_insert_with(|| (Vec::new(), trailer));
         last_key.clear();
         last_key.extend_from_slice(key);
@@ -212,27 +248,28 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Compares what was found with the manifest, which the properties were compared with at open.
+    /// Compares what was found with the properties, and the part of it with the manifest.
     fn check_counts(self) -> Result<()> {
-        let (largest, _) = self.last.unwrap_or_else(|| (Vec::new(), Trailer::OLDEST));
-        let Found { entry_count, tombstone_count, key_bytes, value_bytes, .. } = self.found;
-        let found = TableMeta {
-            entry_count,
-            tombstone_count,
-            key_bytes,
-            value_bytes,
-            smallest: self.found.smallest.into(),
+        let Pass { reader, part, hidden, found, last, .. } = self;
+        let is_part_right =
+            found.meta(part) == *part && hidden.entry_count == part.hidden_entry_count;
+        let (largest, _) = last.unwrap_or_else(|| (Vec::new(), Trailer::OLDEST));
+        let found = hidden.with(&found);
+        let whole = TableMeta {
             largest: largest.into(),
-            sequence_min: self.found.sequence_min,
-            sequence_max: self.found.sequence_max,
-            expiry_min_ms: self.found.expiry.min_ms(),
-            expiry_max_ms: self.found.expiry.max_ms(),
-            ..self.reader.meta.clone()
+            sequence_min: found.sequence_min,
+            sequence_max: found.sequence_max,
+            expiry_min_ms: found.expiry.min_ms(),
+            expiry_max_ms: found.expiry.max_ms(),
+            ..found.meta(&reader.meta)
         };
-        if found != self.reader.meta {
-            let what = "entries of the table disagree with its properties";
-            return Err(self.reader.wrong(self.reader.footer.properties.offset, what));
-        }
-        Ok(())
+        let what = if whole != reader.meta {
+            "entries of the table disagree with its properties"
+        } else if !is_part_right {
+            "the part of the table that the manifest describes is not there"
+        } else {
+            return Ok(());
+        };
+        Err(reader.wrong(reader.footer.properties.offset, what))
     }
 }

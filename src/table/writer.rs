@@ -167,11 +167,6 @@ impl TableWriter {
         self.output.position() + pending as u64
     }
 
-    /// The user key added last; empty before the first.
-    pub(crate) fn last_key(&self) -> &[u8] {
-        self.block.last_key()
-    }
-
     /// Writes the block and its index entry under `self.separator`.
     fn finish_block(&mut self) -> Result<()> {
         let offset = self.output.position();
@@ -250,6 +245,7 @@ fn empty_meta(number: FileNumber) -> TableMeta {
         expiry_min_ms: u64::MAX,
         expiry_max_ms: u64::MAX,
         checksum: 0,
+        hidden_entry_count: 0,
     }
 }
 

@@ -23,7 +23,8 @@ use crate::version::Run;
 #[derive(Debug)]
 pub(crate) struct RunCursor {
     cache: Arc<TableCache>,
-    run: Arc<Run>,
+    /// None once all tables were forgotten.
+    run: Option<Arc<Run>>,
     /// Which of the run's tables are seen.
     tables: Range<usize>,
     access: Access,
@@ -43,12 +44,38 @@ impl RunCursor {
         access: Access,
     ) -> Self {
         assert!(tables.start <= tables.end && tables.end <= run.tables.len(), "tables of the run");
+        let run = Some(run);
         RunCursor { cache, run, tables, access, at: 0, cursor: None, stats: ReadStats::default() }
     }
 
     /// The table that the cursor stands in. Must be valid.
     pub(crate) fn table(&self) -> &Arc<Table> {
-        &self.run.tables[self.at]
+        &self.run_tables()[self.at]
+    }
+
+    /// Which of the run's tables that is. Must be valid.
+    #[inline]
+    pub(crate) fn table_index(&self) -> usize {
+        self.at
+    }
+
+    /// Lets go of the tables before the one that the cursor stands in, of all if it stands nowhere.
+    /// The cursor sees them no more, and the others under new indexes, from 0 on.
+    pub(crate) fn forget_passed(&mut self) {
+        let from = if self.valid() { self.at } else { self.tables.end };
+        let ahead = self.run_tables()[from..self.tables.end].to_vec();
+        if ahead.is_empty() {
+            self.leave_stats();
+            self.cursor = None;
+        }
+        self.tables = 0..ahead.len();
+        self.at = 0;
+        let id = self.run.take().map(|run| run.id).filter(|_| !ahead.is_empty());
+        self.run = id.map(|id| Arc::new(Run::new(id, ahead)));
+    }
+
+    fn run_tables(&self) -> &[Arc<Table>] {
+        self.run.as_ref().map_or(&[], |run| &run.tables)
     }
 
     /// The cursor in that table. Must be valid.
@@ -83,8 +110,13 @@ impl RunCursor {
         let mut cursor = if let Some(cursor) = kept {
             cursor
         } else {
-            let table = self.cache.open(&self.run.tables[at])?;
-            TableCursor::new(Arc::clone(table.reader()), self.access)
+            let table = &self.run_tables()[at];
+            let reader = self.cache.open(table)?;
+            let mut cursor = TableCursor::new(Arc::clone(reader.reader()), self.access);
+            if table.meta().is_partial() {
+                cursor.set_lower_bound(&table.meta().smallest);
+            }
+            cursor
         };
         place(&mut cursor)?;
         self.at = at;
@@ -109,7 +141,7 @@ impl RunCursor {
     }
 
     fn seen(&self) -> &[Arc<Table>] {
-        &self.run.tables[self.tables.clone()]
+        &self.run_tables()[self.tables.clone()]
     }
 
     fn step(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {

@@ -22,12 +22,14 @@
 //! | 9 | last sequence | sequence:varint |
 //! | 10 | first WAL segment | number:varint |
 //! | 11 | WAL synced | segment:varint offset:varint |
+//! | 12 | part of a table added | as 4, then hidden:varint |
 //! | 128 | lifetime totals | see [`totals`](crate::version::totals) |
 //!
 //! `options` is `(name:slice value:slice)*`, a slice a varint length and that many bytes, and
 //! `meta` is the fields of [`TableMeta`] in their order: numbers as varints, keys as slices, the
 //! checksum as `u32`. Expiry times are stored plus one (modulo 2^64), so that *never* takes one
-//! byte.
+//! byte. A table of whose file only a part belongs to the tree has tag 12; `hidden`, which is not 0,
+//! is the number of entries that do not.
 //!
 //! Tags 7 to 11 and 128 stand at most once. Payloads are read to their last byte. An unknown tag below 0x80
 //! changes the meaning of the edit, so it is an
@@ -120,6 +122,7 @@ enum Tag {
     LastSequence = 9,
     WalFirstSegment = 10,
     WalSynced = 11,
+    PartAdded = 12,
     LifetimeTotals = TAG_OPTIONAL,
 }
 
@@ -137,6 +140,7 @@ impl Tag {
             9 => Tag::LastSequence,
             10 => Tag::WalFirstSegment,
             11 => Tag::WalSynced,
+            12 => Tag::PartAdded,
             TAG_OPTIONAL => Tag::LifetimeTotals,
             _ => return None,
         })
@@ -178,11 +182,15 @@ impl VersionEdit {
             out.numbers(Tag::TableRemoved, &[keyspace.0.into(), number.0]);
         }
         for added in &self.tables_added {
-            out.field(Tag::TableAdded, |out| {
+            let tag = if added.meta.is_partial() { Tag::PartAdded } else { Tag::TableAdded };
+            out.field(tag, |out| {
                 put_varint(out, added.keyspace.0.into());
                 put_varint(out, added.level as u64);
                 put_varint(out, added.run.0);
                 put_meta(out, &added.meta);
+                if added.meta.is_partial() {
+                    put_varint(out, added.meta.hidden_entry_count);
+                }
             });
         }
         for (keyspace, sequence) in &self.flushed_sequences {
@@ -244,6 +252,7 @@ impl VersionEdit {
             }
             Tag::KeyspaceDropped => self.keyspaces_dropped.push(read_id(&mut from)?),
             Tag::TableAdded => self.tables_added.push(read_added(&mut from)?),
+            Tag::PartAdded => self.tables_added.push(read_part_added(&mut from)?),
             Tag::TableRemoved => {
                 self.tables_removed.push((read_id(&mut from)?, FileNumber(from.varint()?)));
             }
@@ -420,6 +429,13 @@ fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
         expiry_min_ms: from.varint()?.wrapping_sub(1),
         expiry_max_ms: from.varint()?.wrapping_sub(1),
         checksum: from.u32()?,
+        hidden_entry_count: 0,
     };
     Ok(TableAdded { keyspace, level, run, meta })
+}
+
+fn read_part_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
+    let mut added = read_added(from)?;
+    added.meta.hidden_entry_count = from.varint()?;
+    if added.meta.is_partial() { Ok(added) } else { Err(Bad("hides nothing of its table")) }
 }

@@ -15,6 +15,7 @@
 //! | `~3` | tombstones among the entries | 0 |
 //! | `@5-8` | write times of the oldest and newest entry, in ms | `@0-0` |
 //! | `!7-9` | first and last expiry, in ms | never |
+//! | `^6` | hidden entries | none |
 //!
 //! Keys are written as [`crate::key::escape`] does; one with a space, `]` or `..` needs `\xNN`
 //! there. `Display` of a version is such text. A text that does not parse is a panic.
@@ -68,10 +69,11 @@ pub(crate) fn meta(text: &str) -> TableMeta {
         expiry_min_ms: u64::MAX,
         expiry_max_ms: u64::MAX,
         checksum: 0,
+        hidden_entry_count: 0,
     };
     let mut entry_count = None;
     while let Some(mark) = rest.chars().next() {
-        let marks = [':', '#', '=', '~', '@', '!'];
+        let marks = [':', '#', '=', '~', '@', '!', '^'];
         let end = rest[1..].find(marks).map_or(rest.len(), |end| end + 1);
         let (value, next) = (&rest[1..end], &rest[end..]);
         match mark {
@@ -83,6 +85,7 @@ pub(crate) fn meta(text: &str) -> TableMeta {
             '=' => entry_count = Some(number(value)),
             '~' => meta.tombstone_count = number(value),
             '@' => (meta.write_time_min_ms, meta.write_time_max_ms) = pair(value),
+            '^' => meta.hidden_entry_count = number(value),
             '!' => (meta.expiry_min_ms, meta.expiry_max_ms) = pair(value),
             _ => panic!("table {text}: unknown mark {mark}"),
         }

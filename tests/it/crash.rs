@@ -15,11 +15,12 @@
 //! One seed of each workload makes thousands of states. `ESKER_TEST_SCALE=10 cargo test --release --test it crash::`
 //! runs ten seeds of each.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use esker::Durability::{Async, Buffered, Disabled, Sync};
 use esker::fs::sim_fs::{Persist, SimFs};
-use esker::{Db, Durability, WriteOptions};
+use esker::{Db, Durability, SizeTiered, WriteOptions};
 
 use crate::support::{
     Contents, DIR, Generator, History, Moment, Op, Rng, Setup, World, difference, read_contents,
@@ -169,18 +170,23 @@ fn persists(seed: u64, random_count: u64) -> Vec<Persist> {
 
 /// Crashes the workload everywhere.
 fn crash_everywhere(name: &str, setup: &Setup, ops: &[Op], seed: u64) {
-    let recording = record(setup, ops);
+    let states = check_cuts(name, &record(setup, ops), seed);
+    assert!(states > 50, "{name} makes only {states} crash states");
+}
+
+/// Checks several crash states at each cut; gives their number.
+fn check_cuts(name: &str, recording: &Recording, seed: u64) -> u64 {
     let (mut states, mut failures) = (0u64, Vec::new());
     for cut in &recording.cuts {
         for persist in persists(seed ^ cut.number, 2) {
             let fs = cut.fs.crash_clone(persist);
             states += 1;
-            if let Err(what) = check_state(&recording, &fs, cut.moment.synced, &cut.moment) {
+            if let Err(what) = check_state(recording, &fs, cut.moment.synced, &cut.moment) {
                 failures.push(format!("at operation {} with {persist:?}: {what}", cut.number));
             }
         }
         states += 1;
-        if let Err(what) = check_state(&recording, &cut.fs, cut.moment.logged, &cut.moment) {
+        if let Err(what) = check_state(recording, &cut.fs, cut.moment.logged, &cut.moment) {
             failures.push(format!("killed at operation {}: {what}", cut.number));
         }
     }
@@ -190,7 +196,7 @@ fn crash_everywhere(name: &str, setup: &Setup, ops: &[Op], seed: u64) {
         failures.len(),
         failures[..failures.len().min(5)].join("\n")
     );
-    assert!(states > 50, "{name} makes only {states} crash states");
+    states
 }
 
 /// Runs `workload` with one seed, or more at a larger scale.
@@ -245,6 +251,41 @@ fn flush_and_compaction() {
         ops.extend(Generator::new(seed + 1000, 1, &[Buffered]).writes(20));
         ops
     });
+}
+
+/// A merge of everything in a tiered tree, which is installed in slices: only its own operations are crashed at.
+#[test]
+fn a_merge_in_slices() {
+    let mut setup = tiny_memtables();
+    setup.keyspace.compaction = SizeTiered { merge_width: 4, ..SizeTiered::default() }.into();
+    for seed in 0..scale() {
+        let mut generator = Generator::new(seed, 1, &[Buffered]);
+        (generator.keys, generator.value_bytes) = (400, 300);
+        let mut ops = generator.writes(300);
+        ops.push(Op::Flush);
+        ops.push(Op::Compact(0));
+        let fs = SimFs::new();
+        let (first, last_op) = (AtomicU64::new(0), ops.len() - 1);
+        let mut recording = Recording::of(World::on_sim(&setup, &fs), &fs, &ops, |index| {
+            if index == last_op {
+                first.store(fs.op_count(), Ordering::Relaxed);
+            }
+        });
+        recording.cuts.retain(|cut| cut.number >= first.load(Ordering::Relaxed));
+        // That it was sliced shows in its inputs, which go at several moments and not all at the end.
+        let tables = |cut: &CutPoint| -> Vec<String> {
+            cut.fs.list_dir(DIR).into_iter().filter(|name| name.contains(".table")).collect()
+        };
+        let inputs = tables(&recording.cuts[0]);
+        let mut left: Vec<usize> = recording
+            .cuts
+            .iter()
+            .map(|cut| tables(cut).iter().filter(|name| inputs.contains(name)).count())
+            .collect();
+        left.dedup();
+        assert!(left.len() > 4, "{} inputs, then {left:?}", inputs.len());
+        check_cuts("a merge in slices", &recording, seed);
+    }
 }
 
 #[test]

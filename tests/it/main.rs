@@ -20,6 +20,7 @@
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
 //! * [`simulator`]: what the simulator predicts is what the engine writes.
 //! * [`scheduling`]: compaction is paused, cancelled, limited in its rate, and watched.
+//! * [`slices`]: merges installed in slices free space while they run, and may fail anywhere.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
@@ -51,5 +52,6 @@ mod model;
 mod record;
 mod simulator;
 mod scheduling;
+mod slices;
 mod support;
 mod tidy;

@@ -456,7 +456,7 @@ fn fifo() {
 /// Keeps everything that these tests write.
 const ROOMY: Fifo = Fifo { total_bytes_max: 1 << 40, age_max_s: 0, merge_runs: 0 };
 
-/// The clock of these tests goes on by a millisecond with each look, so a window is a few hundred writes.
+/// The clock of these tests goes on by ten milliseconds with each look, so a window is about a hundred writes.
 #[test]
 fn time_window() {
     let windows = TimeWindow { window_s: 1, merge_width: 3 };

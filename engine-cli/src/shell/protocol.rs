@@ -5,9 +5,13 @@
 //! del K [sync|buffered|async]        get@NAME K       rscan FROM TO LIMIT     drop NAME       compact  quit
 //! batch N [sync|buffered|async]                       scan@NAME ...           keyspace NAME   sync
 //! ```
+//! A put may end with `ttl=SECONDS`, after which the entry expires; in a batch too.
+//!
 //! Tokens are separated by exactly one space, so an empty token is an empty key or value. Keys and values are encoded
 //! as everywhere; names and numbers are plain text. `.` as a bound of a range is an open end (a key that is a
 //! single dot is written `\x2e`, or `2e` with `--hex`).
+
+use std::time::Duration;
 
 use esker::Durability;
 
@@ -17,7 +21,7 @@ use crate::text::Encoding;
 /// One write of a batch, or alone.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Write {
-    Put { key: Vec<u8>, value: Vec<u8> },
+    Put { key: Vec<u8>, value: Vec<u8>, ttl: Option<Duration> },
     Delete { key: Vec<u8> },
 }
 
@@ -61,7 +65,7 @@ pub enum Command {
 
 /// Every command word, for help and completion.
 pub const WORDS: &[(&str, &str)] = &[
-    ("put", "put K V [sync|buffered|async]: write an entry"),
+    ("put", "put K V [sync|buffered|async] [ttl=SECONDS]: write an entry"),
     ("del", "del K [sync|buffered|async]: delete a key"),
     ("batch", "batch N [sync|buffered|async]: the next N lines `put K V` or `del K` as one write"),
     ("get", "get K, get@NAME K: the value, or -"),
@@ -94,10 +98,13 @@ pub fn parse(line: &[u8], encoding: Encoding) -> Result<Command, String> {
     }
     let key = |token: &[u8]| encoding.read(token);
     match (verb, arguments) {
-        ("put", [k, v, rest @ ..]) => Ok(Command::Write {
-            write: Write::Put { key: key(k)?, value: key(v)? },
-            durability: durability(rest)?,
-        }),
+        ("put", [k, v, rest @ ..]) => {
+            let (ttl, rest) = ttl(rest)?;
+            Ok(Command::Write {
+                write: Write::Put { key: key(k)?, value: key(v)?, ttl },
+                durability: durability(rest)?,
+            })
+        }
         ("del", [k, rest @ ..]) => Ok(Command::Write {
             write: Write::Delete { key: key(k)? },
             durability: durability(rest)?,
@@ -144,6 +151,16 @@ fn complaint(verb: &str, arguments: usize) -> String {
     }
 }
 
+/// Takes `ttl=SECONDS` off the end.
+fn ttl<'a, 'b>(tokens: &'a [&'b [u8]]) -> Result<(Option<Duration>, &'a [&'b [u8]]), String> {
+    let Some((last, rest)) = tokens.split_last() else { return Ok((None, tokens)) };
+    let Some(seconds) = last.strip_prefix(b"ttl=") else { return Ok((None, tokens)) };
+    match number(seconds)? {
+        0 => Err("a time to live is at least one second".to_owned()),
+        seconds => Ok((Some(Duration::from_secs(seconds)), rest)),
+    }
+}
+
 fn durability(tokens: &[&[u8]]) -> Result<Option<Durability>, String> {
     match tokens {
         [] => Ok(None),
@@ -179,7 +196,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &str) -> Write {
-        Write::Put { key: key.into(), value: value.into() }
+        Write::Put { key: key.into(), value: value.into(), ttl: None }
     }
 
     fn ok(line: &str) -> Command {
@@ -206,6 +223,24 @@ mod tests {
         assert_eq!(ok("put k v async"), Command::Write { write: put("k", "v"), durability });
         assert!(err("put k v soon").contains("soon"));
         assert!(err("del k sync sync").contains("too many"));
+    }
+
+    #[test]
+    fn a_time_to_live_stands_last() {
+        let ttl = Some(Duration::from_secs(60));
+        let write = || Write::Put { key: b"k".to_vec(), value: b"v".to_vec(), ttl };
+        assert_eq!(ok("put k v ttl=60"), Command::Write { write: write(), durability: None });
+        let durability = Some(Durability::Sync);
+        assert_eq!(ok("put k v sync ttl=60"), Command::Write { write: write(), durability });
+        assert_eq!(parse_batch_line(b"put k v ttl=60", Encoding::Text).unwrap(), write());
+        assert!(err("put k v ttl=60 sync").contains("too many"));
+        assert!(err("put k v ttl=0").contains("at least one second"));
+        assert!(err("put k v ttl=soon").contains("not a number"));
+        assert!(err("del k ttl=60").contains("ttl=60"));
+        assert_eq!(
+            ok("put k ttl=1"),
+            Command::Write { write: put("k", "ttl=1"), durability: None }
+        );
     }
 
     #[test]

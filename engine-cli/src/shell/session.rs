@@ -145,7 +145,12 @@ impl<'a> Session<'a> {
         let options = WriteOptions { durability, ..WriteOptions::default() };
         let keyspace = &self.opened.keyspace;
         match write {
-            Write::Put { key, value } => keyspace.put_with(key, value, &options)?,
+            Write::Put { key, value, ttl: None } => keyspace.put_with(key, value, &options)?,
+            Write::Put { key, value, ttl: Some(ttl) } => {
+                let mut batch = WriteBatch::new();
+                batch.put_in_with_ttl(keyspace, key, value, ttl);
+                self.opened.db.write_with(batch, &options)?;
+            }
             Write::Delete { key } => keyspace.delete_with(key, &options)?,
         }
         Ok(())
@@ -172,8 +177,11 @@ impl<'a> Session<'a> {
         batch.lines_left -= 1;
         if batch.problem.is_none() {
             match protocol::parse_batch_line(line, self.out.encoding) {
-                Ok(Write::Put { key, value }) => {
+                Ok(Write::Put { key, value, ttl: None }) => {
                     batch.writes.put_in(&self.opened.keyspace, key, value);
+                }
+                Ok(Write::Put { key, value, ttl: Some(ttl) }) => {
+                    batch.writes.put_in_with_ttl(&self.opened.keyspace, key, value, ttl);
                 }
                 Ok(Write::Delete { key }) => {
                     batch.writes.delete_in(&self.opened.keyspace, key);

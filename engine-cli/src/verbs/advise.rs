@@ -161,7 +161,7 @@ fn reasons(simulations: &[Simulation], best: usize, args: &AdviseArgs) -> Vec<St
     let default = simulations.iter().find(|other| other.report.strategy == "leveled");
     let against = |of: fn(&Simulation) -> f64| {
         let default = default.filter(|default| default.options != chosen.options);
-        default.map_or_else(String::new, |default| format!(" (leveled: {:.2})", of(default)))
+        default.map_or_else(String::new, |default| format!(" (best leveled: {:.2})", of(default)))
     };
     let mut reasons = vec![
         format!(

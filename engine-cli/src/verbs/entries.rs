@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
-use esker::WriteOptions;
+use esker::{WriteBatch, WriteOptions};
 
 use crate::args::{DeleteArgs, DurabilityArg, GetArgs, Global, PutArgs, ScanArgs};
 use crate::database::{Access, Opened, Overrides};
@@ -22,10 +23,15 @@ pub fn put(global: &Global, args: &PutArgs, encoding: Encoding) -> Result<(), Fa
     };
     let opened = Opened::open(global, Access::Create)?;
     let options = write_options(&args.durability, &opened.overrides);
-    opened
-        .keyspace
-        .put_with(&key, &value, &options)
-        .map_err(|error| of_keyspace(error, &opened))?;
+    let written = match args.ttl.map(Duration::from_secs) {
+        None => opened.keyspace.put_with(&key, &value, &options),
+        Some(ttl) => {
+            let mut batch = WriteBatch::new();
+            batch.put_in_with_ttl(&opened.keyspace, &key, &value, ttl);
+            opened.db.write_with(batch, &options)
+        }
+    };
+    written.map_err(|error| of_keyspace(error, &opened))?;
     opened.close()
 }
 

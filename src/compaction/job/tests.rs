@@ -1,22 +1,28 @@
 //! Jobs against a model, on a simulated file system: whole trees are flushed and compacted with
 //! random snapshots, and every snapshot must read the same before and after.
 
+mod slices;
+mod subcompaction;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::compaction::{CompactionReason, CompactionStrategy, PlanInput, TreeView};
+use crate::error::ErrorKind;
 use crate::flush::{FlushContext, flush};
 use crate::fs::SimFs;
 use crate::fs::sim_fs::{Persist, Repeat};
 use crate::key::{Trailer, ValueKind, key_hash};
 use crate::memtable::MemTable;
 use crate::options::{Compression, Leveled, ReadMode, Verify};
+use crate::table::TableMeta;
 use crate::table::reader::ReadContext;
-use crate::version::{Run, RunId};
+use crate::version::RunId;
 
 type Entry = (Vec<u8>, Trailer, Vec<u8>);
 
@@ -27,7 +33,7 @@ struct Tree {
     cache: Arc<TableCache>,
     options: KeyspaceOptions,
     version: Version,
-    next_number: Cell<u64>,
+    next_number: Rc<Cell<u64>>,
 }
 
 impl Tree {
@@ -42,7 +48,7 @@ impl Tree {
         let ctx = ReadContext { read_mode: ReadMode::Pread, verify: Verify::Once, cache: None };
         let cache = Arc::new(TableCache::new(Arc::new(fs.clone()), &dir, ctx, 100));
         let version = Version::empty();
-        Tree { fs, dir, cache, options, version, next_number: Cell::new(1) }
+        Tree { fs, dir, cache, options, version, next_number: Rc::new(Cell::new(1)) }
     }
 
     fn new_number(&self) -> FileNumber {
@@ -105,17 +111,18 @@ impl Tree {
     ) -> Result<JobOutput> {
         run_job(
             plan,
+            Arc::new(self.version.clone()),
             &mut JobContext {
                 fs: &self.fs,
                 dir: &self.dir,
                 tables: &self.cache,
                 options: &self.options,
-                version: &self.version,
                 snapshots,
                 now_ms: 0,
                 filter: None,
                 new_file_number: &|| self.new_number(),
                 poll,
+                slices: None,
             },
         )
     }
@@ -129,9 +136,14 @@ impl Tree {
         self.version.check_invariants().unwrap();
     }
 
-    /// Compacts until the strategy is silent; gives the number of merges.
-    fn settle(&mut self, leveled: &Leveled, snapshots: &[SequenceNumber]) -> usize {
-        let mut merges = 0;
+    /// Compacts until the strategy is silent, in slices; calls `check` after each.
+    fn settle(
+        &mut self,
+        leveled: &Leveled,
+        snapshots: &[SequenceNumber],
+        slice_bytes: u64,
+        check: &dyn Fn(&Tree),
+    ) {
         loop {
             let plan = leveled.pick(&TreeView {
                 version: &self.version,
@@ -141,18 +153,20 @@ impl Tree {
                 oldest_snapshot: snapshots[0],
                 now_ms: 0,
             });
-            let Some(plan) = plan else { return merges };
-            let added = if plan.action == CompactionAction::Move {
+            let Some(plan) = plan else { return };
+            if plan.action == CompactionAction::Move {
                 let inputs = find_inputs(&plan, &self.version).unwrap();
-                inputs.iter().flat_map(|input| input.tables().to_vec()).collect()
-            } else {
-                merges += 1;
-                let output = self.run(&plan, snapshots).unwrap();
-                let dropped = output.dropped_shadowed + output.dropped_tombstones;
-                assert_eq!(output.entries_in, output.entries_out + dropped);
-                output.added.into_iter().map(|meta| Arc::new(Table::new(meta))).collect()
+                let moved = inputs.iter().flat_map(|input| input.tables().to_vec()).collect();
+                self.install(&plan, moved);
+                continue;
+            }
+            let mut after = |tree: &mut Tree| {
+                check(tree);
+                Ok(())
             };
-            self.install(&plan, added);
+            let output = self.run_sliced(&plan, snapshots, slice_bytes, &mut after).unwrap();
+            let dropped = output.dropped_shadowed + output.dropped_tombstones;
+            assert_eq!(output.entries_in, output.entries_out + dropped);
         }
     }
 
@@ -255,7 +269,7 @@ fn a_merge_keeps_the_newest_and_inherits_write_times() {
     let output = tree.run(&merge_all(&tree, 6), &[sequence(9)]).unwrap();
     assert_eq!((output.entries_in, output.entries_out), (5, 2));
     assert_eq!((output.dropped_shadowed, output.dropped_tombstones), (2, 1));
-    let [meta] = &output.added[..] else { panic!("one table") };
+    let [meta] = &output.rest.added[..] else { panic!("one table") };
     assert_eq!((meta.write_time_min_ms, meta.write_time_max_ms), (10, 25));
     assert_eq!(meta.sequence_max, sequence(0), "all are at the bottom");
     assert_eq!(meta.file_bytes, output.bytes_written);
@@ -282,7 +296,10 @@ fn tombstones_stay_above_older_runs_and_deeper_levels() {
     let output = tree.run(&within_level_0, &[sequence(9)]).unwrap();
     // Outside [b..d] and [f..h] nothing is hidden.
     assert_eq!((output.entries_out, output.dropped_tombstones), (5, 2));
-    assert_eq!((&*output.added[0].smallest, &*output.added[0].largest), (&b"b"[..], &b"h"[..]));
+    assert_eq!(
+        (&*output.rest.added[0].smallest, &*output.rest.added[0].largest),
+        (&b"b"[..], &b"h"[..])
+    );
 }
 
 #[test]
@@ -291,7 +308,10 @@ fn when_nothing_survives_there_is_no_output() {
     tree.write(6, 0, &[put("a", 1, "")]);
     tree.write(0, 2, &[delete("a", 2)]);
     let output = tree.run(&merge_all(&tree, 6), &[sequence(9)]).unwrap();
-    assert_eq!((output.added, output.dropped_shadowed, output.dropped_tombstones), (vec![], 1, 1));
+    assert_eq!(
+        (output.rest.added, output.dropped_shadowed, output.dropped_tombstones),
+        (vec![], 1, 1)
+    );
 }
 
 #[test]
@@ -304,8 +324,8 @@ fn versions_of_a_key_are_never_parted() {
     let snapshots: Vec<_> = (1..=300).map(sequence).collect();
     let output = tree.run(&merge_all(&tree, 6), &snapshots).unwrap();
     assert_eq!(output.entries_out, 300);
-    assert!(output.added.len() > 2);
-    for pair in output.added.windows(2) {
+    assert!(output.rest.added.len() > 2);
+    for pair in output.rest.added.windows(2) {
         assert!(pair[0].largest < pair[1].smallest);
     }
 }
@@ -320,13 +340,15 @@ fn outputs_end_where_tables_below_end() {
     tree.write(0, 9, &many(0, 200, 2));
     let plan = CompactionPlan { inputs: vec![input(0, 9, &[9])], ..merge_all(&tree, 5) };
     let output = tree.run(&plan, &[sequence(9)]).unwrap();
-    let ends: Vec<_> = output.added.iter().map(|meta| meta.largest.clone()).collect();
+    let ends: Vec<_> = output.rest.added.iter().map(|meta| meta.largest.clone()).collect();
     let below = tree.version.levels[6].runs[0].tables.iter();
     assert_eq!(ends, below.map(|table| table.meta().largest.clone()).collect::<Vec<_>>());
     // At the last level nothing is below, and only size counts.
     let output = tree.run(&merge_all(&tree, 6), &[sequence(9)]).unwrap();
-    assert!(output.added[0].file_bytes >= 4096 && output.added[0].file_bytes < 4096 + 1024);
-    assert!(output.added.len() < 8);
+    assert!(
+        output.rest.added[0].file_bytes >= 4096 && output.rest.added[0].file_bytes < 4096 + 1024
+    );
+    assert!(output.rest.added.len() < 8);
 }
 
 #[test]
@@ -337,7 +359,7 @@ fn outputs_are_durable_when_the_job_returns() {
     let plan = merge_all(&tree, 6);
     let output = tree.run(&plan, &[sequence(9)]).unwrap();
     let mut after = Tree::on(tree.fs.crash_clone(Persist::Nothing), small());
-    for meta in output.added {
+    for meta in output.rest.added {
         after.add(6, RunId(0), meta);
     }
     assert_eq!(after.entries().len(), 200);
@@ -422,8 +444,14 @@ fn damaged_or_short_inputs_are_corruption() {
     assert_eq!(tree.files(), before);
     tree.fs.flip("/db/000001.table", 5000, 1).unwrap();
     tree.run(&plan, &[sequence(9)]).unwrap();
-    let short = check_count(&find_inputs(&plan, &tree.version).unwrap(), &tree.dir, 99, 100);
-    assert_eq!(short.unwrap_err().kind(), ErrorKind::Corruption);
+    // The manifest and the table agree, but its cursor ends early.
+    let meta = tree.version.levels[0].runs[0].tables[0].meta().clone();
+    let long = TableMeta { entry_count: 101, ..meta };
+    let mut progress = InputProgress::new([long].into_iter());
+    (0..100).for_each(|_| progress.note(0, (1, 1), false, &tree.dir).unwrap());
+    let short = progress.end_slice(None, &mut Replacement::default(), &tree.dir).unwrap_err();
+    assert_eq!(short.kind(), ErrorKind::Corruption);
+    assert_eq!(short.path(), Some(Path::new("/db/000001.table")));
 }
 
 /// One step in the life of a tree.
@@ -466,15 +494,16 @@ proptest! {
         steps in steps(),
         l0_runs in 1..5usize,
         table_bytes in 200..2000u64,
+        slice_bytes in prop_oneof![Just(u64::MAX), Just(0), 0..6000u64],
     ) {
         // So small that the tree grows several levels.
         let leveled = Leveled { l0_runs, base_bytes: 64 << 10, fanout: 3 };
         let options = KeyspaceOptions { table_bytes, memtable_bytes: 400, ..small() };
-        live(steps, &leveled, options);
+        live(steps, &leveled, options, slice_bytes);
     }
 }
 
-fn live(steps: Vec<Step>, leveled: &Leveled, options: KeyspaceOptions) {
+fn live(steps: Vec<Step>, leveled: &Leveled, options: KeyspaceOptions, slice_bytes: u64) {
     let mut tree = Tree::new(options);
     let mut model = Model::new();
     let mut held: Vec<SequenceNumber> = Vec::new();
@@ -496,7 +525,8 @@ fn live(steps: Vec<Step>, leveled: &Leveled, options: KeyspaceOptions) {
                     .collect();
                 let snapshots: Vec<_> = held.iter().copied().chain([sequence(visible)]).collect();
                 tree.flush(&entries, &snapshots);
-                tree.settle(leveled, &snapshots);
+                let check = |tree: &Tree| check_reads(tree, &model, &snapshots);
+                tree.settle(leveled, &snapshots, slice_bytes, &check);
             }
         }
         let snapshots: Vec<_> = held.iter().copied().chain([sequence(visible)]).collect();
@@ -509,7 +539,7 @@ fn live(steps: Vec<Step>, leveled: &Leveled, options: KeyspaceOptions) {
     let plan = merge_all(&tree, 6);
     if !plan.inputs.is_empty() {
         let output = tree.run(&plan, &[sequence(visible)]).unwrap();
-        let added = output.added.into_iter().map(|meta| Arc::new(Table::new(meta)));
+        let added = output.rest.added.into_iter().map(|meta| Arc::new(Table::new(meta)));
         tree.install(&plan, added.collect());
     }
     check_reads(&tree, &model, &[sequence(visible)]);

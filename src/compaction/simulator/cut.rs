@@ -59,7 +59,7 @@ impl Cutter {
                 let passed = self.pass(low, &mut next_below, &mut open);
                 if self.is_full(&open, passed) {
                     out.push(Vec::new());
-                    open = OpenTable::default();
+                    open = OpenTable { cell: open.cell, ..OpenTable::default() };
                 }
                 let high = self.stop(low, next_below, &open, *weight).min(segment.high);
                 open.bytes += (high - low) as f64 * weight;

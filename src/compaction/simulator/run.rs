@@ -137,7 +137,12 @@ impl Clockwork {
 
     /// Goes on until the goal is reached.
     pub(crate) fn advance(&mut self, until: Until) -> Result<()> {
+        let mut events = 0;
         while !self.is_reached(until) {
+            events += 1;
+            if until == Until::Idle && events > PICKS_MAX {
+                return Err(self.never_silent());
+            }
             let rate = if until == Until::Idle { 0.0 } else { self.writes_per_s() };
             let dt = self.until_next_event(until, rate);
             if dt.is_infinite() {

@@ -236,9 +236,8 @@ fn broken_strategies_are_errors() {
     assert!(error.to_string().contains("mine"), "{error}");
     let mut sim =
         Simulator::with_strategy(options, strategy, &workload, Machine::default()).unwrap();
-    sim.clockwork.tree.now_ms += 1;
     sim.write(10_000).unwrap();
-    let error = sim.clockwork.settle_at_once().unwrap_err();
+    let error = sim.settle().unwrap_err();
     assert!(error.to_string().contains("never falls silent"), "{error}");
 }
 
@@ -273,33 +272,5 @@ fn compression_and_filters_change_what_an_entry_costs() {
         let costs =
             Costs::measure(&KeyspaceOptions::default(), key_bytes, value_bytes, false).unwrap();
         assert!(costs.tables[0].put >= value_bytes as f64, "{costs:?}");
-    }
-}
-
-/// `cargo test --release --lib simulator::tests::speed -- --ignored --nocapture` prints how much
-/// simulated time a second of run time gives, at a petabyte.
-#[test]
-#[ignore = "prints a table"]
-#[expect(clippy::print_stdout, reason = "it is run by hand, for what it prints")]
-fn speed() {
-    let workload = Workload {
-        ingest_bytes_per_s: 100_000_000,
-        ..Workload::uniform(1_000_000_000_000_000 / 116)
-    };
-    let clock = crate::clock::SystemClock::default();
-    for name in ["leveled", "size_tiered", "lazy_leveled"] {
-        let start = crate::clock::Clock::monotonic_ns(&clock);
-        let mut sim = simulator(options(name), &workload);
-        sim.load().unwrap();
-        let loaded = crate::clock::Clock::monotonic_ns(&clock);
-        sim.run_for(3600.0).unwrap();
-        let done = crate::clock::Clock::monotonic_ns(&clock);
-        let seconds = |ns: u64| ns as f64 / 1e9;
-        println!(
-            "{name}: load {:.2} s, an hour {:.2} s",
-            seconds(loaded - start),
-            seconds(done - loaded)
-        );
-        println!("{}", sim.report());
     }
 }

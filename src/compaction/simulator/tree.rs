@@ -324,6 +324,7 @@ impl MetaTree {
             expiry_min_ms: origin.expiry_ms.0,
             expiry_max_ms: origin.expiry_ms.1,
             checksum: 0,
+            hidden_entry_count: 0,
         };
         self.contents.insert(number, segments.into());
         Some(Arc::new(Table::new(meta)))

@@ -57,9 +57,9 @@ fn choose(db: &Db) -> Option<String> {
 /// Runs the next choice to its end.
 fn run_next(db: &Db) -> Option<String> {
     let inner = &db.default_keyspace().handle.inner;
-    let job = pick(inner, &mut inner.work.lock())?;
-    run(inner, &job, &mut |_| Ok(())).unwrap();
-    inner.work.lock().release(job.core.id, &job.plan, &job.version);
+    let mut job = pick(inner, &mut inner.work.lock())?;
+    run(inner, &mut job, &mut |_| Ok(())).unwrap();
+    inner.work.lock().release(&job.reservation);
     Some(job.core.name.to_string())
 }
 
@@ -110,7 +110,7 @@ fn a_compaction_is_cancelled_by_what_comes_after_its_choice() {
     let inner = &db.default_keyspace().handle.inner;
     db.cancel_compactions();
     let gate = |cancel_count| {
-        let mut gate = crate::db::gate::Gate::new(inner, cancel_count, None);
+        let mut gate = Gate::new(inner, cancel_count, None);
         gate.pass(JobProgress::default(), &mut || Ok(())).map_err(|error| error.kind())
     };
     assert_eq!(gate(inner.work.cancel_count()), Ok(()));

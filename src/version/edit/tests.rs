@@ -52,8 +52,10 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
     let place = (any::<u32>(), 0..LEVEL_COUNT, any::<u64>());
     let sequence = || (0..=SequenceNumber::MAX.0).prop_map(SequenceNumber);
     let numbers = any::<([u64; 6], [u64; 4], u32)>();
-    (place, key(), key(), sequence(), sequence(), numbers).prop_map(
-        |((keyspace, level, run), smallest, largest, sequence_min, sequence_max, numbers)| {
+    let hidden = prop_oneof![Just(0), any::<u64>()];
+    (place, key(), key(), (sequence(), sequence()), numbers, hidden).prop_map(
+        |((keyspace, level, run), smallest, largest, sequences, numbers, hidden_entry_count)| {
+            let (sequence_min, sequence_max) = sequences;
             let (counts, times, checksum) = numbers;
             let meta = TableMeta {
                 number: FileNumber(counts[0]),
@@ -71,6 +73,7 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
                 expiry_min_ms: times[2],
                 expiry_max_ms: times[3],
                 checksum,
+                hidden_entry_count,
             };
             TableAdded { keyspace: KeyspaceId(keyspace), level, run: RunId(run), meta }
         },
@@ -117,7 +120,7 @@ fn unknown_fields_are_skipped_or_refused_by_their_tag() {
     bytes.extend([0x81, 3, 1, 2, 3, 7, 1, 42]);
     let edit = VersionEdit::decode(&bytes).unwrap();
     assert_eq!(edit, VersionEdit { next_file_number: Some(FileNumber(42)), ..Default::default() });
-    for tag in [0, 12, 0x7f] {
+    for tag in [0, 13, 0x7f] {
         let what = format!("the edit has a field of unknown kind {tag}");
         assert_eq!(error_of(&[tag, 0]), (ErrorKind::Unsupported, what));
     }
