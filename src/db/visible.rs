@@ -28,6 +28,10 @@ use crate::value::Value;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be one more place to go to for each step"
+)]
 enum Source {
     Memory(MemCursor),
     Run(RunCursor),
