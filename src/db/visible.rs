@@ -32,6 +32,10 @@ use crate::value::Value;
     reason = "most sources are runs; a box would cost each entry a look-up"
 )]
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be one more place to go to for each step"
+)]
 enum Source {
     Memory(MemCursor),
     Run(RunCursor),

@@ -175,7 +175,7 @@ fn it_waits_for_what_runs() {
     assert_eq!(stage.pick(), None, "an input is being read");
     stage.busy.clear();
     let (smallest, largest) = (b"x"[..].into(), b"z"[..].into());
-    stage.busy_outputs.push(BusyOutput { level: MAIN, smallest, largest });
+    stage.busy_outputs.push(BusyOutput { level: MAIN, run: RunId(1), smallest, largest });
     assert_eq!(stage.pick(), None, "the main run is being written");
     assert!(STRATEGY.debt_bytes(&stage.view()) > 0, "what runs is still owed");
 }
