@@ -174,7 +174,7 @@ impl Keyspace {
     ///     ControlFlow::Continue(())
     /// })?;
     /// assert_eq!(done.bytes_read, done.bytes_total);
-    /// # Ok::<(), esker::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors

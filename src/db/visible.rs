@@ -27,10 +27,6 @@ use crate::table_cache::run_cursor::RunCursor;
 use crate::value::Value;
 
 /// One source of entries: no dynamic dispatch on the way to an entry.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most sources are runs; a box would cost each entry a look-up"
-)]
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
