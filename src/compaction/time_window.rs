@@ -24,7 +24,8 @@
 //! 1. *Similar size*: from the newest run of the current window on, the first `merge_width` or more
 //!    of which each is at most twice as large as the largest newer one of them. Where their merge
 //!    would be the last that a group of older runs waits for, these are taken along: bytes are
-//!    written once instead of twice.
+//!    written once instead of twice. In the second half of a window it takes twice as many: what is
+//!    merged then is written again soon, when the window is sealed, and pays for less time.
 //! 2. *A past window*, the oldest that is not sealed: all its runs become one in the last level,
 //!    whatever their sizes. This is done once for a window. One run is moved by an edit of the
 //!    manifest, and so are runs that meet nothing of each other.
@@ -79,7 +80,7 @@ impl CompactionStrategy for TimeWindow {
     fn pick(&self, tree: &TreeView<'_>) -> Option<CompactionPlan> {
         let windows = self.windows(tree);
         windows
-            .pick_similar(self.merge_width)
+            .pick_similar(self.merge_width_at(tree.now_ms))
             .or_else(|| windows.pick_past())
             .or_else(|| windows.pick_divided())
             .or_else(|| windows.stack.pick_garbage(1))
@@ -111,6 +112,13 @@ impl CompactionStrategy for TimeWindow {
 impl TimeWindow {
     fn window_ms(&self) -> u64 {
         self.window_s.saturating_mul(1000).max(1)
+    }
+
+    /// How many similar runs are merged: in the second half of a window twice as many as in the
+    /// first.
+    fn merge_width_at(&self, now_ms: u64) -> usize {
+        let is_late = now_ms % self.window_ms() >= self.window_ms().div_ceil(2);
+        if is_late { 2 * self.merge_width } else { self.merge_width }
     }
 
     fn windows<'a>(&self, tree: &'a TreeView<'a>) -> Windows<'a> {

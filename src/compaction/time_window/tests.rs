@@ -13,7 +13,7 @@ const STRATEGY: TimeWindow = TimeWindow { window_s: 10, merge_width: 3 };
 
 fn drawn(text: &str) -> Sim {
     let mut sim = Sim::drawn(STRATEGY, text);
-    sim.now_ms = 95_000;
+    sim.now_ms = 94_900;
     sim
 }
 
@@ -47,6 +47,20 @@ fn similar_runs_of_the_current_window_become_one() {
         "SimilarRuns Merge L0:19 L0:18 L0:17 L0:16 -> L0 run 19",
         "under a clock that was set back, all is current"
     );
+}
+
+#[test]
+fn late_in_a_window_twice_as_many_are_waited_for() {
+    let tree = |count: u64| {
+        let run = |id: u64| format!("L0 run {id}: {id}[a..z]:100@90000-90999\n");
+        (10..10 + count).rev().map(run).collect::<String>()
+    };
+    let late = |sim: &mut Sim| sim.now_ms = 95_000;
+    assert_eq!(picked(&tree(3)), "SimilarRuns Merge L0:12 L0:11 L0:10 -> L0 run 12");
+    assert_eq!(picked_with(&tree(3), late), "nothing");
+    assert_eq!(picked_with(&tree(5), late), "nothing");
+    let six = "SimilarRuns Merge L0:15 L0:14 L0:13 L0:12 L0:11 L0:10 -> L0 run 15";
+    assert_eq!(picked_with(&tree(6), late), six);
 }
 
 #[test]
