@@ -41,8 +41,9 @@ pub fn run(global: &Global, args: &BenchArgs, dir: &Path, out: &mut Out) -> Resu
 pub fn report(args: &ReportArgs, out: &mut Out) -> Result<(), Failure> {
     let mut lines = Vec::new();
     for file in &args.files {
-        let text = fs::read_to_string(file).map_err(|error| Failure::io("read", file, error))?;
-        for (number, text) in (1..).zip(text.lines()) {
+        let text = fs::read(file).map_err(|error| Failure::io("read", file, error))?;
+        // Bytes that are no text make a line that is none of ours, and so are refused by its number.
+        for (number, text) in (1..).zip(String::from_utf8_lossy(&text).lines()) {
             if text.trim().is_empty() {
                 continue;
             }
@@ -57,7 +58,9 @@ pub fn report(args: &ReportArgs, out: &mut Out) -> Result<(), Failure> {
         }
     }
     if !lines.iter().any(|line| matches!(line, Line::Total(_))) {
+        let files: Vec<_> = args.files.iter().map(|file| file.display().to_string()).collect();
         return Err(Failure::refused("there is no finished run to report")
+            .at(files.join(", "))
             .advise("run `engine-cli bench amplification` and keep its output in a file"));
     }
     out.raw(report::page(&lines).as_bytes())

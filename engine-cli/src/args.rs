@@ -14,7 +14,7 @@ use crate::error::Failure;
 use crate::output::Format;
 use crate::range::KeyRange;
 use crate::text::Encoding;
-use crate::units::{parse_rate, parse_seconds, parse_size};
+use crate::units::{parse_rate, parse_ratio, parse_seconds, parse_size, parse_some_size};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -127,8 +127,8 @@ pub struct PutArgs {
     /// Take the value's bytes from a file, as they are; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub value_file: Option<PathBuf>,
-    /// Seconds after which the entry expires
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Time after which the entry expires: seconds, or a time like 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub ttl: Option<u64>,
     #[command(flatten)]
     pub durability: DurabilityArg,
@@ -371,7 +371,7 @@ pub enum KeysArg {
 #[derive(Args, Debug)]
 pub struct WorkloadArgs {
     /// Keys and values that there are: loaded at the start, unless --empty
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_some_size)]
     pub data: Option<u64>,
     /// How keys are chosen [default: uniform]
     #[arg(long, value_enum)]
@@ -456,11 +456,14 @@ pub struct AdviseArgs {
     #[arg(long, value_enum, default_value_t = Prefer::Balanced)]
     pub prefer: Prefer,
     /// Only strategies that keep their space amplification within this, at their peak
-    #[arg(long, value_name = "RATIO")]
+    #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     pub space_amp_max: Option<f64>,
     /// Only strategies that keep their write amplification within this
-    #[arg(long, value_name = "RATIO")]
+    #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     pub write_amp_max: Option<f64>,
+    /// The data is a cache: the oldest may be dropped, so that tables take no more than this
+    #[arg(long, value_name = "SIZE", value_parser = parse_some_size)]
+    pub drop_above: Option<u64>,
 }
 
 fn parse_strategy(text: &str) -> Result<String, String> {

@@ -34,6 +34,8 @@ pub struct Out {
     /// How keys and values are shown.
     pub encoding: Encoding,
     terminal: bool,
+    /// Width of the terminal, where it is known.
+    columns: Option<u16>,
     colour: bool,
     scratch: Vec<u8>,
 }
@@ -51,6 +53,12 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Columns of a terminal from which on it is better to wrap cells than to let lines run on.
 const WRAP_COLUMNS_MIN: u16 = 60;
 
+/// What the widest table with bars takes beside them, so that bars do not wrap.
+const COLUMNS_BESIDE_BAR: usize = 68;
+
+/// A bar that tells anything.
+const BAR_WIDTH_MIN: usize = 8;
+
 impl Out {
     pub fn new(format: Format, encoding: Encoding) -> Self {
         let stdout = io::stdout();
@@ -61,6 +69,7 @@ impl Out {
             json: format == Format::Json,
             encoding,
             terminal,
+            columns: Table::new().width().filter(|_| terminal),
             colour: terminal && !no_colour,
             scratch: Vec::new(),
         }
@@ -122,7 +131,13 @@ impl Out {
 
     /// `part` of `whole` as a bar of at most `width` characters: of blocks on a terminal, of `#` in a pipe.
     pub fn bar(&self, part: u64, whole: u64, width: usize) -> String {
-        if self.terminal { block_bar(part, whole, width) } else { ascii_bar(part, whole, width) }
+        if !self.terminal {
+            return ascii_bar(part, whole, width);
+        }
+        let room = self.columns.map_or(width, |columns| {
+            usize::from(columns).saturating_sub(COLUMNS_BESIDE_BAR).max(BAR_WIDTH_MIN)
+        });
+        block_bar(part, whole, width.min(room))
     }
 
     /// Writes a table; the columns named in `right` are aligned to the right.

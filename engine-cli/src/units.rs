@@ -40,10 +40,23 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is no rate like 100MB/s, above 0"))
 }
 
-/// Seconds.
+/// Bytes, of something that is there.
+pub fn parse_some_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size > 0 { Ok(size) } else { Err(format!("{text:?} is nothing: give a size above 0")) }
+}
+
+/// Seconds, at least one: what is shorter would be rounded to none, and none often means never.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
     scaled(&text.to_ascii_lowercase(), TIMES)
-        .ok_or_else(|| format!("{text:?} is no time like 90s, 12h or 7d"))
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| format!("{text:?} is no time like 90s, 12h or 7d, of a second at least"))
+}
+
+/// A limit of an amplification.
+pub fn parse_ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| ratio.is_finite() && *ratio > 0.0);
+    ratio.ok_or_else(|| format!("{text:?} is no ratio like 1.5, above 0"))
 }
 
 /// A number with a suffix of `units`, as a whole number.
@@ -90,6 +103,12 @@ mod tests {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
         assert!(parse_rate("0").is_err() && parse_seconds("7q").is_err());
+        assert!(parse_seconds("0.5s").is_err() && parse_seconds("0").is_err());
+        assert!(parse_some_size("0").is_err() && parse_some_size("1") == Ok(1));
+        assert_eq!(parse_ratio("1.5"), Ok(1.5));
+        for wrong in ["0", "-1", "nan", "inf", "x"] {
+            assert!(parse_ratio(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,14 +5,19 @@
 //! amplification, runs and space amplification, so that halving one weighs the same at any size; and writers that are
 //! held up weigh heavily, because then the machine is too slow for the strategy.
 //!
-//! Fifo, which drops data, is only a candidate where everything expires.
+//! Fifo drops live data, so it is only a candidate where the command line says that it may: with a time to live for
+//! every entry (`--ttl`; that of a recorded workload is only its median), or with `--drop-above`, and then nothing
+//! that takes more is recommended.
 
+use std::io;
 use std::path::Path;
 
 use esker::compaction::simulator::{Machine, Workload};
 use esker::fs::StdFs;
 use esker::trace::TraceSummary;
-use esker::{Compaction, Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
+use esker::{
+    Compaction, ErrorKind, Fifo, KeyspaceOptions, LazyLeveled, Leveled, SizeTiered, TimeWindow,
+};
 use serde::Serialize;
 
 use crate::args::{AdviseArgs, Global, Prefer};
@@ -23,6 +28,9 @@ use crate::verbs::simulate::{self, Course, Simulation};
 
 /// How much writers that are held up weigh, against `Weights`.
 const STALL_WEIGHT: f64 = 4.0;
+
+/// Data that fills no more memtables than that is small: it is mostly in memory or in a run or two.
+const SMALL_MEMTABLES: f64 = 2.0;
 
 /// Reads that are recorded make runs weigh up to this much more.
 const READ_WEIGHT: f64 = 0.7;
@@ -77,13 +85,19 @@ pub fn advise(global: &Global, args: &AdviseArgs, out: &mut Out) -> Result<(), F
     let read_share = summary.as_ref().map_or(0.0, |summary| summary.get_share + summary.scan_share);
     let weights = Weights::of(args.prefer, read_share);
     let overrides = Overrides::parse(&global.options)?;
-    let candidates = simulate::options_of(&candidates(&workload), &overrides)?;
+    let candidates = candidates(&workload, args.workload.ttl, args.drop_above);
+    let candidates = simulate::options_of(&candidates, &overrides)?;
     let course =
         Course { hours: args.workload.hours, writes: None, starts_empty: false, settles: false };
     let mut simulations = simulate::run_all(&candidates, &workload, machine, course)?;
     simulations.sort_by(|a, b| weights.cost(a).total_cmp(&weights.cost(b)));
     let best = simulations.iter().position(|simulation| fits(simulation, args));
-    let reasons = best.map_or_else(Vec::new, |at| reasons(&simulations, at, args));
+    let mut reasons = best.map_or_else(Vec::new, |at| reasons(&simulations, at, args));
+    if live_bytes(&workload) <= SMALL_MEMTABLES * KeyspaceOptions::default().memtable_bytes as f64 {
+        reasons.push(
+            "with so little data the choice hardly matters: the defaults are fine".to_owned(),
+        );
+    }
     let options = best.map_or(&[][..], |at| &simulations[at].options[..]);
     if out.json {
         let (recommended, reasons) = (options, &reasons[..]);
@@ -97,7 +111,7 @@ pub fn advise(global: &Global, args: &AdviseArgs, out: &mut Out) -> Result<(), F
     }
     if best.is_none() {
         return Err(Failure::refused("no strategy stays within the limits")
-            .at("--space-amp-max, --write-amp-max")
+            .at("--space-amp-max, --write-amp-max, --drop-above")
             .advise("raise a limit, or choose from the comparison"));
     }
     if out.json {
@@ -109,8 +123,18 @@ pub fn advise(global: &Global, args: &AdviseArgs, out: &mut Out) -> Result<(), F
 }
 
 fn read_trace(path: &Path) -> Result<TraceSummary, Failure> {
-    let summary = TraceSummary::read(&StdFs, path, None)
-        .map_err(|error| Failure::from(error).at(path.display().to_string()))?;
+    if path.is_dir() {
+        return Err(Failure::io("read", path, io::ErrorKind::IsADirectory.into())
+            .advise("give a file that --option record_workload=FILE made"));
+    }
+    let summary = TraceSummary::read(&StdFs, path, None).map_err(|error| {
+        let is_damaged = error.kind() == ErrorKind::Corruption;
+        let failure = Failure::from(error).at(path.display().to_string());
+        if !is_damaged {
+            return failure;
+        }
+        failure.advise("give a file that --option record_workload=FILE made, or record it again")
+    })?;
     if summary.put_share + summary.delete_share > 0.0 {
         return Ok(summary);
     }
@@ -119,8 +143,14 @@ fn read_trace(path: &Path) -> Result<TraceSummary, Failure> {
         .advise("record a workload that writes, or describe one with --data and --ingest"))
 }
 
-/// The strategies that fit the workload, each with a few choices of its parameters.
-fn candidates(workload: &Workload) -> Vec<Compaction> {
+/// Keys and values that are there.
+fn live_bytes(workload: &Workload) -> f64 {
+    workload.key_count as f64 * workload.entry_bytes() as f64
+}
+
+/// The strategies that fit the workload, each with a few choices of its parameters. Live data may only be dropped
+/// after `ttl_s`, or above `drop_above` bytes.
+fn candidates(workload: &Workload, ttl_s: Option<u64>, drop_above: Option<u64>) -> Vec<Compaction> {
     let leveled = Leveled::default();
     let tiered = SizeTiered::default();
     let lazy = LazyLeveled::default();
@@ -140,9 +170,12 @@ fn candidates(workload: &Workload) -> Vec<Compaction> {
             let window_s = (workload.ttl_s / windows).max(1);
             all.push(TimeWindow { window_s, ..TimeWindow::default() }.into());
         }
+    }
+    if ttl_s.is_some() || drop_above.is_some() {
         for merge_runs in [0, 8] {
-            let total_bytes_max = u64::MAX;
-            all.push(Fifo { total_bytes_max, age_max_s: workload.ttl_s, merge_runs }.into());
+            let total_bytes_max = drop_above.unwrap_or(u64::MAX);
+            let age_max_s = ttl_s.unwrap_or(0);
+            all.push(Fifo { total_bytes_max, age_max_s, merge_runs }.into());
         }
     }
     all
@@ -150,7 +183,10 @@ fn candidates(workload: &Workload) -> Vec<Compaction> {
 
 fn fits(simulation: &Simulation, args: &AdviseArgs) -> bool {
     let within = |value: f64, max: Option<f64>| max.is_none_or(|max| value <= max);
-    within(simulation.report.space_amplification_max, args.space_amp_max)
+    let is_bounded = simulation.report.strategy == "fifo"
+        || args.drop_above.is_none_or(|max| simulation.report.table_bytes_max <= max);
+    is_bounded
+        && within(simulation.report.space_amplification_max, args.space_amp_max)
         && within(simulation.write_amplification, args.write_amp_max)
 }
 
@@ -190,15 +226,19 @@ fn reasons(simulations: &[Simulation], best: usize, args: &AdviseArgs) -> Vec<St
         ));
     }
     if report.strategy == "fifo" {
-        reasons.push("it drops data by design: what is older than the time to live".to_owned());
+        let what = match (args.workload.ttl, args.drop_above) {
+            (_, None) => "what is older than --ttl",
+            (None, _) => "the oldest, as soon as tables take more than --drop-above",
+            _ => "what is older than --ttl, and the oldest above --drop-above",
+        };
+        reasons.push(format!("it drops data by design: {what}"));
     }
     let out = simulations[..best].iter().filter(|other| !fits(other, args)).count();
     if out > 0 {
         reasons.push(format!("{out} that would cost less break a limit"));
     }
     if let Some(next) = simulations[best + 1..].iter().find(|other| fits(other, args)) {
-        let words = next.options.join(" ").replacen("compaction=", "", 1);
-        reasons.push(format!("next best: {words}"));
+        reasons.push(format!("next best: {}", next.label));
     }
     reasons
 }
@@ -209,12 +249,14 @@ mod tests {
 
     #[test]
     fn only_what_expires_may_be_dropped() {
-        let names = |workload: &Workload| -> Vec<String> {
-            candidates(workload).iter().map(|choice| choice.name().to_owned()).collect()
+        let has = |workload: &Workload, ttl_s, drop_above, name: &str| {
+            candidates(workload, ttl_s, drop_above).iter().any(|choice| choice.name() == name)
         };
-        let kept = names(&Workload::default());
-        assert!(!kept.contains(&"fifo".to_owned()) && kept.contains(&"leveled".to_owned()));
-        let series = names(&Workload::time_series(1000, 3600));
-        assert!(series.contains(&"fifo".to_owned()) && series.contains(&"time_window".to_owned()));
+        let (kept, series) = (Workload::default(), Workload::time_series(1000, 3600));
+        assert!(!has(&kept, None, None, "fifo") && has(&kept, None, None, "leveled"));
+        assert!(has(&kept, None, Some(1 << 30), "fifo"));
+        assert!(has(&series, Some(3600), None, "fifo"));
+        // A recorded time to live is that of most entries, not of all.
+        assert!(!has(&series, None, None, "fifo") && has(&series, None, None, "time_window"));
     }
 }

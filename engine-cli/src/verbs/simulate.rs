@@ -28,6 +28,18 @@ const HEIGHTS: [char; 9] = [
     '\u{2588}',
 ];
 
+/// What the columns of the comparison mean.
+const LEGEND: [&str; 4] = [
+    "write amp: bytes written for each byte of yours; compaction: its part of that, beside log and flush",
+    "runs: sorted runs that a point read considers, on average and at most",
+    "space amp: bytes of tables for each live byte, on average and at most",
+    "compacted: what compaction writes; stalled: share of the time for which writers are held up",
+];
+
+/// Its space looks small because the data is gone.
+const FIFO_WARNING: &str = "\
+    fifo drops live data by design, all above total_bytes_max or older than age_max_s: its numbers are those of what is left";
+
 /// How long, and from where.
 #[derive(Clone, Copy, Debug)]
 pub struct Course {
@@ -42,6 +54,9 @@ pub struct Course {
 pub struct Simulation {
     /// The options that choose it, as `--option` takes them.
     pub options: Vec<String>,
+    /// The strategy and what of it is not as by default.
+    #[serde(skip)]
+    pub label: String,
     pub write_amplification: f64,
     pub stalled_share: f64,
     pub compaction_bytes_per_s: f64,
@@ -77,6 +92,7 @@ pub fn simulate(global: &Global, args: &SimulateArgs, out: &mut Out) -> Result<(
     }
     out.line(describe(&workload, machine))?;
     compare(&simulations, out)?;
+    out.line("charts: from the beginning of the simulation on the left to its end on the right")?;
     for simulation in &simulations {
         draw(&simulation.report, out)?;
     }
@@ -135,7 +151,7 @@ pub fn options_of(
 ) -> Result<Vec<KeyspaceOptions>, Failure> {
     if overrides.names("compaction") {
         return Err(Failure::usage("--option compaction does not choose what is simulated")
-            .advise("name the strategies with --strategy"));
+            .advise("give simulate its strategies with --strategy; advise compares all that fit"));
     }
     let mut all: Vec<KeyspaceOptions> = compactions
         .iter()
@@ -207,6 +223,7 @@ fn run(
     let report = simulator.report();
     Ok(Simulation {
         options: option_words(options),
+        label: label(options),
         write_amplification: report.write_amplification(),
         stalled_share: report.stalled_share(),
         compaction_bytes_per_s: report.compaction_bytes_per_s(),
@@ -221,6 +238,18 @@ pub fn option_words(options: &KeyspaceOptions) -> Vec<String> {
         |name: &str| name == "compaction" || !bare.iter().any(|(common, _)| *common == name);
     let pairs = options.to_pairs().into_iter().filter(|(name, _)| is_of_strategy(name));
     pairs.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// The strategy with those of its parameters that are not as by default, for people.
+fn label(options: &KeyspaceOptions) -> String {
+    let name = options.compaction.name();
+    let default = KeyspaceOptions::default().compaction(Compaction::from_name(name));
+    let usual = option_words(&default);
+    let unusual = option_words(options).into_iter().filter(|word| !usual.contains(word));
+    let unbounded = u64::MAX.to_string();
+    unusual.fold(name.to_owned(), |label, word| {
+        format!("{label} {}", word.replace(&unbounded, "unbounded"))
+    })
 }
 
 /// The workload in a line.
@@ -255,29 +284,39 @@ pub fn compare(simulations: &[Simulation], out: &mut Out) -> Result<(), Failure>
     let row = |simulation: &Simulation| {
         let report = &simulation.report;
         vec![
-            simulation.options.join(" ").replacen("compaction=", "", 1),
+            simulation.label.clone(),
             output::ratio(simulation.write_amplification),
             output::ratio(report.ratio(report.compaction_bytes_written)),
             format!("{:.1}", report.runs_mean),
             report.runs_max.to_string(),
-            output::ratio(report.space_amplification_mean),
-            output::ratio(report.space_amplification_max),
-            decimal_bytes(simulation.compaction_bytes_per_s),
+            space(report.space_amplification_mean),
+            space(report.space_amplification_max),
+            format!("{}/s", decimal_bytes(simulation.compaction_bytes_per_s)),
             format!("{:.1} %", simulation.stalled_share * 100.0),
         ]
     };
     let header = [
         "strategy",
-        "write",
+        "write amp",
         "compaction",
         "runs",
-        "most",
-        "space",
-        "peak",
-        "compacted/s",
+        "runs max",
+        "space amp",
+        "space max",
+        "compacted",
         "stalled",
     ];
-    out.table(&header, simulations.iter().map(row).collect(), &[1, 2, 3, 4, 5, 6, 7, 8])
+    out.table(&header, simulations.iter().map(row).collect(), &[1, 2, 3, 4, 5, 6, 7, 8])?;
+    LEGEND.iter().try_for_each(|line| out.line(line))?;
+    if simulations.iter().any(|simulation| simulation.report.strategy == "fifo") {
+        out.line(FIFO_WARNING)?;
+    }
+    Ok(())
+}
+
+/// A space amplification. With next to nothing alive it is a number that says nothing.
+fn space(value: f64) -> String {
+    if value >= 1e4 { "> 9999".to_owned() } else { output::ratio(value) }
 }
 
 /// A simulation by part, and over time.

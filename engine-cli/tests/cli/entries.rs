@@ -21,6 +21,7 @@ fn an_entry_with_a_time_to_live_is_there_until_then() {
     let place = Place::new();
     place.run("put k v --ttl 1000000").ok();
     assert_eq!(place.run("get k").ok().text(), "v\n");
+    place.run("put k v --ttl 7d").ok();
     place.run("put k v --ttl 0").fails(2, &["--ttl"]);
     assert_eq!(place.shell("put a 1 ttl=1000000\nget a\n"), ["ok", "= 1"]);
     assert_eq!(place.shell("batch 1\nput b 2 ttl=1000000\nget b\n"), ["ok", "= 2"]);
