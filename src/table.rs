@@ -37,6 +37,8 @@ pub struct TableMeta {
     pub entry_count: u64,
     /// Entries that are tombstones.
     pub tombstone_count: u64,
+    /// Entries that stand behind a newer version of their user key in this table.
+    pub shadowed_count: u64,
     /// Bytes of user keys, over all entries.
     pub key_bytes: u64,
     /// Bytes of values as the user gave them, over all entries.
@@ -74,6 +76,7 @@ impl Default for TableMeta {
             file_bytes: 0,
             entry_count: 0,
             tombstone_count: 0,
+            shadowed_count: 0,
             key_bytes: 0,
             value_bytes: 0,
             smallest: Box::default(),
@@ -118,6 +121,7 @@ impl TableMeta {
         let alike = TableMeta {
             entry_count: whole.entry_count,
             tombstone_count: whole.tombstone_count,
+            shadowed_count: whole.shadowed_count,
             key_bytes: whole.key_bytes,
             value_bytes: whole.value_bytes,
             smallest: whole.smallest.clone(),
@@ -128,6 +132,7 @@ impl TableMeta {
             && self.entry_count > 0
             && self.entry_count.checked_add(hidden) == Some(whole.entry_count)
             && is_fewer(self.tombstone_count, whole.tombstone_count)
+            && is_fewer(self.shadowed_count, whole.shadowed_count)
             && is_fewer(self.key_bytes, whole.key_bytes)
             && is_fewer(self.value_bytes, whole.value_bytes)
             && self.smallest > whole.smallest

@@ -225,6 +225,8 @@ fn check_meta(meta: &TableMeta) -> Result<(), String> {
         "has its sequence numbers the wrong way round"
     } else if meta.tombstone_count > meta.entry_count {
         "has more tombstones than entries"
+    } else if meta.shadowed_count > meta.entry_count {
+        "has more shadowed entries than entries"
     } else {
         return Ok(());
     };

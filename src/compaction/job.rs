@@ -30,7 +30,7 @@ use crate::compaction::filter::MergeFilter;
 use crate::compaction::outputs::{OutputContext, Outputs};
 use crate::compaction::planned::{PlannedInput, find_inputs};
 use crate::compaction::retention::{Fate, Retention};
-use crate::compaction::slice::{InputProgress, Replacement};
+use crate::compaction::slice::{InputProgress, ReadEntry, Replacement};
 use crate::compaction::{CompactionAction, CompactionPlan};
 use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
@@ -268,6 +268,7 @@ impl<'a, 'c> Merge<'a, 'c> {
     fn run(&mut self) -> Result<()> {
         let mut read_bytes = 0;
         let mut poll_at = 0;
+        let mut key_number = 0;
         let end = self.range.and_then(|range| range.end);
         self.seek_to_start()?;
         while self.cursor.valid() {
@@ -280,6 +281,7 @@ impl<'a, 'c> Merge<'a, 'c> {
                 .retention
                 .next(key, trailer, value, |key| !self.older.may_hold(key))
                 .map_err(|error| in_table(&error, self.ctx.dir, self.cursor.current().table()))?;
+            key_number += u64::from(self.retention.begins_key());
             if self.retention.begins_key() && self.outputs.ends_before(key) {
                 self.end_output()?;
             }
@@ -293,7 +295,10 @@ impl<'a, 'c> Merge<'a, 'c> {
             let lens = (key.len(), user_value_len(trailer, value.len()));
             if let Some(progress) = self.progress.get_mut(self.cursor.current_index()) {
                 let at = self.cursor.current().table_index();
-                progress.note(at, lens, trailer.is_tombstone(), self.ctx.dir)?;
+                let (key_len, value_len) = lens;
+                let is_tombstone = trailer.is_tombstone();
+                let entry = ReadEntry { key_number, key_len, value_len, is_tombstone };
+                progress.note(at, entry, self.ctx.dir)?;
             }
             read_bytes += (lens.0 + lens.1) as u64;
             if read_bytes >= poll_at {

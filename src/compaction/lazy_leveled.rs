@@ -15,11 +15,12 @@
 //!    before that becomes one run where it is.
 //! 3. *Within level 0*: while a compaction out of level 0 runs, newer runs wait for it, since
 //!    nothing may pass. When they alone would fill level 0 they become one run of it.
-//! 4. *Garbage*: tombstones in tables with nothing below them, once no snapshot needs them.
+//! 4. *Garbage*: shadowed entries, and tombstones in tables with nothing below them, once no
+//!    snapshot needs any of a table's.
 //!
 //! # Why it falls silent
-//! Kinds 1 to 3 lower the number of runs. Kind 4 is chosen only if *every* tombstone of the table
-//! must go.
+//! Kinds 1 to 3 lower the number of runs. Kind 4 is chosen only if *every* shadowed entry,
+//! or tombstone, of the table must go.
 //!
 //! # Debt
 //! The newest runs of each level, as many as it has too many: what arrived since work became due.

@@ -24,12 +24,13 @@
 //!      to be merged with.
 //! 3. *Tombstones*: tables that are mostly tombstones go down early if they free a good part of
 //!    what that costs.
-//! 4. *Garbage*: tombstones in tables with nothing below them, once no snapshot needs them.
+//! 4. *Garbage*: shadowed entries, and tombstones in tables with nothing below them, once no
+//!    snapshot needs any of a table's.
 //!
 //! # Why it falls silent
 //! A plan of kind 1 or 2 lowers the number of runs or moves bytes down towards levels whose target
 //! they fit; the last level has no target. Kind 3 moves down. Kind 4 is chosen only if *every*
-//! tombstone of the table must go.
+//! shadowed entry, or tombstone, of the table must go.
 
 mod stretch;
 mod targets;

@@ -17,13 +17,14 @@
 //! 3. *Run count*: when there are more than `runs_max`, the stretch that costs the fewest bytes for
 //!    each run it removes. It is at least `merge_width` wide, else each flush would rewrite the
 //!    same runs again.
-//! 4. *Garbage*: tombstones in tables with nothing below them, once no snapshot needs them.
+//! 4. *Garbage*: shadowed entries, and tombstones in tables with nothing below them, once no
+//!    snapshot needs any of a table's.
 //!
 //! Runs that meet nothing of each other are put into one run by an edit of the manifest.
 //!
 //! # Why it falls silent
 //! Kinds 1 to 3 lower the number of runs, and one run is never picked. Kind 4 is chosen only if
-//! *every* tombstone of the table must go.
+//! *every* shadowed entry, or tombstone, of the table must go.
 //!
 //! # Debt
 //! What arrived since work became due, not the size of that work: a merge of everything is large by

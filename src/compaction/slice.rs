@@ -52,6 +52,7 @@ pub(crate) fn slice_bytes(plan_bytes: u64, table_bytes: u64) -> Option<u64> {
 struct Counts {
     entries: u64,
     tombstones: u64,
+    shadowed: u64,
     key_bytes: u64,
     value_bytes: u64,
 }
@@ -62,6 +63,7 @@ impl Counts {
         let rest = TableMeta {
             entry_count: meta.entry_count.checked_sub(self.entries)?,
             tombstone_count: meta.tombstone_count.checked_sub(self.tombstones)?,
+            shadowed_count: meta.shadowed_count.checked_sub(self.shadowed)?,
             key_bytes: meta.key_bytes.checked_sub(self.key_bytes)?,
             value_bytes: meta.value_bytes.checked_sub(self.value_bytes)?,
             smallest: key.into(),
@@ -70,6 +72,16 @@ impl Counts {
         };
         rest.is_part_of(meta).then_some(rest)
     }
+}
+
+/// An entry that a merge reads, as far as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadEntry {
+    /// The number of its user key among those of the merge, from 1 on.
+    pub(super) key_number: u64,
+    pub(super) key_len: usize,
+    pub(super) value_len: usize,
+    pub(super) is_tombstone: bool,
 }
 
 /// How far a merge is in one input.
@@ -81,29 +93,29 @@ pub(super) struct InputProgress {
     read_count: usize,
     /// What was read of the next one.
     counts: Counts,
+    /// The number of the key read last; 0: none.
+    key_number: u64,
 }
 
 impl InputProgress {
     pub(super) fn new(tables: impl Iterator<Item = TableMeta>) -> Self {
-        InputProgress { tables: tables.collect(), read_count: 0, counts: Counts::default() }
+        let counts = Counts::default();
+        InputProgress { tables: tables.collect(), read_count: 0, counts, key_number: 0 }
     }
 
     /// Notes that an entry of the table at `at` was read.
     #[inline]
-    pub(super) fn note(
-        &mut self,
-        at: usize,
-        (key_len, value_len): (usize, usize),
-        is_tombstone: bool,
-        dir: &Path,
-    ) -> Result<()> {
+    pub(super) fn note(&mut self, at: usize, entry: ReadEntry, dir: &Path) -> Result<()> {
         if at != self.read_count {
             self.pass_to(at, dir)?;
         }
         self.counts.entries += 1;
-        self.counts.tombstones += u64::from(is_tombstone);
-        self.counts.key_bytes += key_len as u64;
-        self.counts.value_bytes += value_len as u64;
+        self.counts.tombstones += u64::from(entry.is_tombstone);
+        // All versions of a key that an input has stand in one of its tables.
+        self.counts.shadowed += u64::from(entry.key_number == self.key_number);
+        self.key_number = entry.key_number;
+        self.counts.key_bytes += entry.key_len as u64;
+        self.counts.value_bytes += entry.value_len as u64;
         Ok(())
     }
 
@@ -164,7 +176,11 @@ mod tests {
     }
 
     fn read(progress: &mut InputProgress, at: usize, entries: u64) -> Result<()> {
-        (0..entries).try_for_each(|_| progress.note(at, (1, 2), false, Path::new("/db")))
+        (0..entries).try_for_each(|_| {
+            let key_number = progress.key_number + 1;
+            let entry = ReadEntry { key_number, key_len: 1, value_len: 2, is_tombstone: false };
+            progress.note(at, entry, Path::new("/db"))
+        })
     }
 
     fn end(progress: &mut InputProgress, at: Option<(usize, &[u8])>) -> Result<Replacement> {
@@ -195,6 +211,18 @@ mod tests {
         read(&mut input, 0, 3).unwrap();
         assert_eq!(end(&mut input, None).unwrap().removed, [FileNumber(3)]);
         assert_eq!(end(&mut input, None).unwrap(), Replacement::default());
+    }
+
+    #[test]
+    fn what_is_left_has_the_shadowed_entries_that_were_not_read() {
+        let mut input = progress(&["1[a..f]=9%5"]);
+        for key_number in [4, 4, 6, 7, 7, 7] {
+            let entry = ReadEntry { key_number, key_len: 1, value_len: 2, is_tombstone: false };
+            input.note(0, entry, Path::new("/db")).unwrap();
+        }
+        let slice = end(&mut input, Some((0, b"d"))).unwrap();
+        assert_eq!(slice.remaining[0].shadowed_count, 2);
+        assert_eq!((slice.remaining[0].entry_count, slice.remaining[0].hidden_entry_count), (3, 6));
     }
 
     #[test]

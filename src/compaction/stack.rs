@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::compaction::draft::Draft;
 use crate::compaction::{CompactionPlan, CompactionReason, TreeView};
-use crate::table::Table;
+use crate::table::{Table, TableMeta};
 use crate::version::{LEVEL_COUNT, Run, RunId};
 
 /// The level of the oldest run once it was merged.
@@ -21,6 +21,8 @@ const LAST: usize = LEVEL_COUNT - 1;
 
 /// Tombstones with nothing below them are garbage worth a rewrite from one in so many entries on.
 const GARBAGE_SHARE: u64 = 16;
+/// Shadowed entries are, from one in so many entries on: the rewrite frees about that share.
+const SHADOWED_SHARE: u64 = 4;
 
 /// A run with its level.
 #[derive(Clone, Copy, Debug)]
@@ -114,14 +116,18 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// Rewrites in place a table, in `level_min` or below it, that nothing lies under and whose
-    /// tombstones all can go.
+    /// Rewrites in place a table whose shadowed entries all can go; or, in `level_min` or below it,
+    /// one that nothing lies under and whose tombstones all can go.
     pub(super) fn pick_garbage(&self, level_min: usize) -> Option<CompactionPlan> {
         for (at, &Stacked { level, run, .. }) in self.runs.iter().enumerate().rev() {
-            if level < level_min {
-                break;
-            }
-            let garbage = |table: &Table| self.is_garbage(table) && !self.is_over(at, table);
+            let garbage = |table: &Table| {
+                let meta = table.meta();
+                self.is_unpinned(meta)
+                    && (is_worth(meta.shadowed_count, SHADOWED_SHARE, meta)
+                        || is_worth(meta.tombstone_count, GARBAGE_SHARE, meta)
+                            && level >= level_min
+                            && !self.is_over(at, table))
+            };
             let Some(index) = run.tables.iter().position(|table| garbage(table)) else { continue };
             let mut draft = Draft::default();
             draft.add(level, run, index..index + 1);
@@ -133,13 +139,10 @@ impl<'a> Stack<'a> {
         None
     }
 
-    /// Whether the table is idle, has enough tombstones, and no snapshot needs any of them.
-    fn is_garbage(&self, table: &Table) -> bool {
-        let meta = table.meta();
-        meta.tombstone_count > 0
-            && meta.tombstone_count.saturating_mul(GARBAGE_SHARE) >= meta.entry_count
-            && meta.sequence_max <= self.tree.oldest_snapshot
-            && !self.tree.is_busy(meta.number)
+    /// Whether the table is idle, and every snapshot sees all of it: then one version of each key
+    /// is enough for all of them.
+    fn is_unpinned(&self, meta: &TableMeta) -> bool {
+        meta.sequence_max <= self.tree.oldest_snapshot && !self.tree.is_busy(meta.number)
     }
 
     /// Whether `table`, of the run at `at`, meets an older run.
@@ -147,4 +150,9 @@ impl<'a> Stack<'a> {
         let (low, high) = (&table.meta().smallest, &table.meta().largest);
         self.runs[at + 1..].iter().any(|older| !older.run.overlapping(low, high).is_empty())
     }
+}
+
+/// Whether `count` entries are worth the rewrite of the table: at least one in `share`.
+fn is_worth(count: u64, share: u64, meta: &TableMeta) -> bool {
+    count > 0 && count.saturating_mul(share) >= meta.entry_count
 }

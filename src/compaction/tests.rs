@@ -15,6 +15,7 @@ use crate::compaction::simulator::cost::Costs;
 use crate::compaction::simulator::tree::{Merged, MetaTree, Origin};
 use crate::compaction::{CompactionAction, PlanInput};
 use crate::options::{Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow};
+use crate::table::{Table, TableMeta};
 use crate::version::{LEVEL_COUNT, Level};
 
 pub(super) const ENTRY_BYTES: u64 = 116;
@@ -120,9 +121,25 @@ impl Sim {
         self.flush(Segment { low: 0, high: keys, live: share, dead: 0.0 });
     }
 
+    /// As it would be if a snapshot in use had pinned an older version of every other key, which
+    /// the simulator does not model.
+    fn pinned(&self, merged: &Merged) -> Merged {
+        let pinned = |table: &Arc<Table>| {
+            let meta = table.meta();
+            let is_pinned = meta.sequence_max > self.oldest_snapshot;
+            let shadowed_count = if is_pinned { meta.entry_count / 3 } else { 0 };
+            Arc::new(Table::new(TableMeta { shadowed_count, ..meta.clone() }))
+        };
+        let is_merge = merged.plan.action == CompactionAction::Merge;
+        let outputs = merged.outputs.iter();
+        let outputs =
+            if is_merge { outputs.map(pinned).collect() } else { outputs.cloned().collect() };
+        Merged { outputs, ..merged.clone() }
+    }
+
     fn install(&mut self, merged: &Merged) {
         let before = self.version.bytes();
-        self.tree.finish(merged).unwrap();
+        self.tree.finish(&self.pinned(merged)).unwrap();
         self.version.check_invariants().unwrap();
         self.merged_bytes += merged.written_bytes;
         // While the compaction ran, its inputs were there beside its outputs.
@@ -156,14 +173,17 @@ impl Sim {
         self.strategy.debt_bytes(&self.view())
     }
 
-    /// What compaction lowers: debt, runs, tombstones, bytes times the levels below them, bytes.
-    fn score(&self) -> [u64; 5] {
+    /// What compaction lowers: debt, runs, tombstones, shadowed entries, bytes times the levels
+    /// below them, bytes.
+    fn score(&self) -> [u64; 6] {
         let tombstones = self.version.tables().map(|(_, _, table)| table.meta().tombstone_count);
+        let shadowed = self.version.tables().map(|(_, _, table)| table.meta().shadowed_count);
         let fall = |(at, level): (usize, &Level)| (LEVEL_COUNT - at) as u64 * level.bytes();
         [
             self.debt_bytes(),
             self.version.run_count() as u64,
             tombstones.sum(),
+            shadowed.sum(),
             self.version.levels.iter().enumerate().map(fall).sum(),
             self.version.bytes(),
         ]

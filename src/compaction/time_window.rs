@@ -31,7 +31,8 @@
 //!    manifest, and so are runs that meet nothing of each other.
 //! 3. *Windows of several sealed runs*: they come from late data, or from shorter windows. A run is
 //!    merged into the next older one of its window when it has at least a quarter of its bytes.
-//! 4. *Garbage*: tombstones in tables with nothing below them, once no snapshot needs them.
+//! 4. *Garbage*: shadowed entries, and tombstones in tables with nothing below them, once no
+//!    snapshot needs any of a table's.
 //!
 //! # Late data
 //! Write times follow the order of writing, so hardly anything is late: a memtable that was flushed
@@ -44,8 +45,9 @@
 //!
 //! # Why it falls silent
 //! Kinds 1 to 3 lower the number of runs, or move a run down to the last level, where only kind 3
-//! takes it up again. Kind 4 is chosen only if *every* tombstone of the table must go. Time alone
-//! makes work only by ending the current window, and [`TimeWindow::due_at_ms`] tells when.
+//! takes it up again. Kind 4 is chosen only if *every* shadowed entry, or
+//! tombstone, of the table must go. Time alone makes work only by ending the current window, and
+//! [`TimeWindow::due_at_ms`] tells when.
 //!
 //! # Debt
 //! While two past windows wait to be sealed: what arrived since the later one was over. Sealing one

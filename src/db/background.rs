@@ -16,7 +16,7 @@ use parking_lot::MutexGuard;
 use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
 use crate::db::gate::{self, Gate};
-use crate::db::install::remove_unreferenced;
+use crate::db::install::{oldest_snapshot, remove_unreferenced};
 use crate::db::state::{Inner, KeyspaceCore};
 use crate::db::work::{Running, Subcompaction, WorkState};
 use crate::error::{Error, Result};
@@ -128,13 +128,17 @@ fn choose_job(inner: &Inner, state: &mut MutexGuard<'_, WorkState>, role: Role) 
         state.want_what_is_due(&*inner.clock);
     }
     if role != Role::Flush && state.compaction_wanted && state.compaction_error.is_none() {
+        let oldest = oldest_snapshot(inner);
         if let Some(job) = compact_job::pick(inner, state) {
             return Some(Job::Compact(Box::new(job)));
         }
         if let Some(error) = &state.compaction_error {
             return Some(Job::ReportRefusal(error.clone()));
         }
-        state.compaction_wanted = false;
+        let waits_for = compact_job::garbage_waits_for(inner, oldest);
+        inner.work.set_garbage_waits_for(waits_for);
+        // True if a snapshot was released while they were asked.
+        state.compaction_wanted = waits_for.is_some_and(|at| at <= oldest_snapshot(inner));
         state.compaction_due_at_ms = compact_job::due_at_ms(inner, state);
         inner.work.due_changed();
         inner.work.job_ended();

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::event::{
     BackgroundError, BackgroundTask, CompactionBegin, CompactionEnd, CompactionTotals, Event,
 };
-use crate::key::FileNumber;
+use crate::key::{FileNumber, SequenceNumber};
 use crate::options::KeyspaceOptions;
 use crate::version::Version;
 
@@ -130,6 +130,20 @@ pub(crate) fn due_at_ms(inner: &Inner, state: &WorkState) -> Option<u64> {
         let moments = [expired::due_at_ms(&tree), strategy.due_at_ms(&tree)];
         // What was due already was not to be done, or is being done.
         moments.into_iter().flatten().filter(|at_ms| *at_ms > now_ms).min()
+    };
+    inner.keyspaces.load().by_id.values().filter_map(of_keyspace).min()
+}
+
+/// The snapshot that the oldest one must reach before more garbage can go than could with `oldest`: until then asking
+/// the strategies again is of no use. `None` if no garbage waits.
+pub(crate) fn garbage_waits_for(inner: &Inner, oldest: SequenceNumber) -> Option<SequenceNumber> {
+    let of_keyspace = |core: &Arc<KeyspaceCore>| {
+        let view = core.view.load();
+        let metas = view.version.tables().map(|(_, _, table)| table.meta());
+        let waiting = metas.filter(|meta| {
+            (meta.shadowed_count > 0 || meta.tombstone_count > 0) && meta.sequence_max > oldest
+        });
+        waiting.map(|meta| meta.sequence_max).min()
     };
     inner.keyspaces.load().by_id.values().filter_map(of_keyspace).min()
 }

@@ -5,6 +5,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use crate::db::handle::Handle;
+use crate::db::install::oldest_snapshot;
 use crate::db::iter::{Cursor, Iter, bounds_of, bounds_of_prefix};
 use crate::db::keyspace::Keyspace;
 use crate::db::read;
@@ -42,10 +43,9 @@ struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let inner = &self.handle.inner;
-        let (_, oldest) = inner.read.snapshots.summary();
-        let last = inner.read.snapshots.release(self.sequence);
-        if last && oldest == Some(self.sequence) {
-            // What it kept alive may be garbage now.
+        let was_oldest = inner.read.snapshots.release(self.sequence);
+        // Most snapshots free nothing, and cost no more than the list's lock.
+        if was_oldest && inner.work.frees_garbage(oldest_snapshot(inner)) {
             inner.work.tree_changed();
         }
     }

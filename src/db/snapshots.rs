@@ -41,16 +41,17 @@ impl SnapshotList {
         sequence
     }
 
-    /// Ends one handle of the snapshot at `sequence`. Returns whether it was the last one.
+    /// Ends one handle of the snapshot at `sequence`. Returns whether it was the last one, and the
+    /// snapshot the oldest: compaction may drop more from now on.
     pub(crate) fn release(&self, sequence: SequenceNumber) -> bool {
         let mut live = self.live.lock();
         let snapshot = live.get_mut(&sequence).expect("a released snapshot was acquired");
         snapshot.handle_count -= 1;
-        let last = snapshot.handle_count == 0;
-        if last {
-            live.remove(&sequence);
+        if snapshot.handle_count > 0 {
+            return false;
         }
-        last
+        live.remove(&sequence);
+        live.keys().next().is_none_or(|oldest| sequence < *oldest)
     }
 
     /// All live snapshots and the visible sequence number last, ascending, without duplicates: the list that
@@ -102,8 +103,9 @@ mod tests {
         assert_eq!(list.newest(), Some(SequenceNumber(7)));
         assert_eq!(with(7), [3, 7]);
         assert!(!list.release(SequenceNumber(7)));
-        assert!(list.release(SequenceNumber(7)));
+        assert!(!list.release(SequenceNumber(7)), "not the oldest");
         assert_eq!(list.summary(), (1, Some(SequenceNumber(3))));
         assert_eq!(list.oldest_since_ns(), Some(30));
+        assert!(list.release(SequenceNumber(3)));
     }
 }

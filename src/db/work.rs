@@ -20,7 +20,7 @@ use crate::compaction::{BusyOutput, CompactionPlan};
 use crate::db::rate_limit::RateLimiter;
 use crate::error::Error;
 use crate::event::TableEvent;
-use crate::key::{FileNumber, KeyspaceId};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::options::CompactionRate;
 use crate::version::Version;
 
@@ -93,6 +93,9 @@ pub(crate) struct WorkQueue {
     pub(crate) rate: RateLimiter,
     /// How often running compactions were cancelled.
     cancel_count: AtomicU64,
+    /// The oldest snapshot must be at least this new for waiting garbage to become free; as of the
+    /// last time that the strategies had nothing to do.
+    garbage_waits_for: AtomicU64,
 }
 
 impl WorkQueue {
@@ -127,6 +130,18 @@ impl WorkQueue {
         drop(state);
         self.due.notify_all();
         self.progress.notify_all();
+    }
+
+    /// Notes what [`WorkQueue::frees_garbage`] is asked about; `None`: no garbage waits. The caller
+    /// looks at the oldest snapshot again afterwards: one released meanwhile was not told.
+    pub(crate) fn set_garbage_waits_for(&self, sequence: Option<SequenceNumber>) {
+        let sequence = sequence.map_or(u64::MAX, |sequence| sequence.0);
+        self.garbage_waits_for.store(sequence, Ordering::SeqCst);
+    }
+
+    /// Whether garbage waits for the oldest snapshot to be as new as `oldest`.
+    pub(crate) fn frees_garbage(&self, oldest: SequenceNumber) -> bool {
+        oldest.0 >= self.garbage_waits_for.load(Ordering::SeqCst)
     }
 
     /// A job ended.

@@ -540,11 +540,11 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn golden_bytes() {
     let document = include_str!("../../docs/format/manifest.md");
-    let mut flush = tables(&[], "0 7 7[a..m]:4096#1-9=12~3@1000-2000");
+    let mut flush = tables(&[], "0 7 7[a..m]:4096#1-9=12~3%4@1000-2000");
     flush.flushed_sequences = vec![(KeyspaceId(0), SequenceNumber(9))];
     flush.wal_first_segment = Some(FileNumber(6));
     let state = &states(&[created(0, "default")])[1];
-    let slice = tables(&[7], "0 7 7[f..m]:4096#1-9=7~2^5@1000-2000");
+    let slice = tables(&[7], "0 7 7[f..m]:4096#1-9=7~2%1^5@1000-2000");
     let (bytes, _) = manifest_bytes(&[state.to_edit(), flush, slice]);
     assert!(document.contains(&hex(&bytes)), "{}", hex(&bytes));
     let current = String::from_utf8(encode_current(NUMBER)).unwrap();

@@ -228,6 +228,7 @@ impl Properties {
         for number in [
             meta.entry_count,
             meta.tombstone_count,
+            meta.shadowed_count,
             meta.key_bytes,
             meta.value_bytes,
             self.block_count,
@@ -254,7 +255,7 @@ impl Properties {
     ) -> Result<Self> {
         let truncated = |Truncated| damaged("properties are cut short");
         let mut decoder = Decoder::new(bytes);
-        let mut numbers = [0u64; 11];
+        let mut numbers = [0u64; 12];
         for number in &mut numbers {
             *number = decoder.varint().map_err(truncated)?;
         }
@@ -264,21 +265,23 @@ impl Properties {
         if !decoder.is_empty() {
             return Err(damaged("bytes after the properties"));
         }
-        let [entry_count, tombstone_count, key_bytes, value_bytes, block_count, times @ ..] =
+        let [entry_count, tombstone_count, shadowed_count, key_bytes, value_bytes, rest @ ..] =
             numbers;
         let [
+            block_count,
             sequence_min,
             sequence_max,
             write_time_min_ms,
             write_time_max_ms,
             expiry_min_ms,
             expiry_max_ms,
-        ] = times;
+        ] = rest;
         let meta = TableMeta {
             number,
             file_bytes,
             entry_count,
             tombstone_count,
+            shadowed_count,
             key_bytes,
             value_bytes,
             smallest: smallest.into(),

@@ -201,11 +201,31 @@ fn meta_says_what_was_written() {
     assert_eq!(meta.file_bytes, bytes.len() as u64);
     assert_eq!(meta.checksum, crate::checksum::checksum(&bytes));
     assert_eq!((meta.entry_count, meta.tombstone_count, meta.key_bytes), (400, 1, 400 * 12));
+    assert_eq!(meta.shadowed_count, 0);
     assert_eq!(meta.value_bytes, entries.iter().map(|entry| entry.2.len() as u64).sum::<u64>());
     assert_eq!((&*meta.smallest, &*meta.largest), (&b"user00000000"[..], &b"user00001197"[..]));
     assert_eq!((meta.sequence_min, meta.sequence_max), (SequenceNumber(1), SequenceNumber(400)));
     assert_eq!((meta.write_time_min_ms, meta.write_time_max_ms), (1000, 2000));
     assert_eq!((meta.expiry_min_ms, meta.expiry_max_ms), (u64::MAX, u64::MAX));
+}
+
+/// In one block and across blocks, whatever the kinds; `verify` counts them too.
+#[test]
+fn meta_says_how_many_entries_are_shadowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = Vec::new();
+    for (key, count) in [("a", 1), ("b", 3), ("ba", 2), ("c", 300), ("d", 1)] {
+        entries.extend((0..count).map(|n| put(key.as_bytes(), 1 + n, &[b'v'; 30])));
+    }
+    entries[2].1 = Trailer::new(SequenceNumber(2), ValueKind::Delete);
+    let entries = sorted(entries);
+    let meta = write(dir.path(), options(Compression::None), &entries);
+    assert_eq!((meta.entry_count, meta.shadowed_count), (307, 2 + 1 + 299));
+    let reader = open(dir.path(), &meta, &context(MODES[0])).unwrap();
+    assert!(reader.block_count() > 3);
+    reader.verify_all(&meta).unwrap();
+    let wrong = TableMeta { shadowed_count: 301, ..meta };
+    assert!(reader.verify_all(&wrong).is_err());
 }
 
 #[test]

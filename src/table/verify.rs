@@ -88,6 +88,7 @@ struct Pass<'a> {
 struct Found {
     entry_count: u64,
     tombstone_count: u64,
+    shadowed_count: u64,
     key_bytes: u64,
     value_bytes: u64,
     smallest: Vec<u8>,
@@ -101,6 +102,7 @@ impl Default for Found {
         Found {
             entry_count: 0,
             tombstone_count: 0,
+            shadowed_count: 0,
             key_bytes: 0,
             value_bytes: 0,
             smallest: Vec::new(),
@@ -130,6 +132,7 @@ impl Found {
         TableMeta {
             entry_count: self.entry_count,
             tombstone_count: self.tombstone_count,
+            shadowed_count: self.shadowed_count,
             key_bytes: self.key_bytes,
             value_bytes: self.value_bytes,
             smallest: self.smallest.as_slice().into(),
@@ -145,6 +148,7 @@ impl Found {
         Found {
             entry_count: self.entry_count + next.entry_count,
             tombstone_count: self.tombstone_count + next.tombstone_count,
+            shadowed_count: self.shadowed_count + next.shadowed_count,
             key_bytes: self.key_bytes + next.key_bytes,
             value_bytes: self.value_bytes + next.value_bytes,
             smallest: self.smallest,
@@ -239,6 +243,8 @@ impl Pass<'_> {
         }
         let is_hidden = self.part.is_partial() && *key < *self.part.smallest;
         let found = if is_hidden { &mut self.hidden } else { &mut self.found };
+        let is_shadowed = self.last.as_ref().is_some_and(|(last_key, _)| last_key == key);
+        found.shadowed_count += u64::from(is_shadowed);
         let added = found.add(key, trailer, self.block.value());
         added.map_err(|error| locate(error, &reader.path, handle.offset))?;
         let (last_key, last_trailer) = self.last.get_or_insert_with(|| (Vec::new(), trailer));

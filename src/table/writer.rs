@@ -114,6 +114,7 @@ impl TableWriter {
         if !is_same_key {
             self.filter.add(key_hash(key));
         }
+        self.meta.shadowed_count += u64::from(is_same_key);
         self.count(key, trailer, value);
         Ok(())
     }
@@ -234,6 +235,7 @@ fn empty_meta(number: FileNumber) -> TableMeta {
         file_bytes: 0,
         entry_count: 0,
         tombstone_count: 0,
+        shadowed_count: 0,
         key_bytes: 0,
         value_bytes: 0,
         smallest: Box::default(),

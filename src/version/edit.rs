@@ -327,6 +327,7 @@ fn put_meta(out: &mut Vec<u8>, meta: &TableMeta) {
     put_varint(out, meta.file_bytes);
     put_varint(out, meta.entry_count);
     put_varint(out, meta.tombstone_count);
+    put_varint(out, meta.shadowed_count);
     put_varint(out, meta.key_bytes);
     put_varint(out, meta.value_bytes);
     put_slice(out, &meta.smallest);
@@ -418,6 +419,7 @@ fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
         file_bytes: from.varint()?,
         entry_count: from.varint()?,
         tombstone_count: from.varint()?,
+        shadowed_count: from.varint()?,
         key_bytes: from.varint()?,
         value_bytes: from.varint()?,
         smallest: read_key(from)?,

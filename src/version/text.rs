@@ -11,8 +11,9 @@
 //! |---|---|---|
 //! | `:100` | bytes of the file | 100 |
 //! | `#3-9` | smallest and largest sequence number | `#1-1` |
-//! | `=40` | entries | 10, or the tombstones if they are more |
+//! | `=40` | entries | 10, or the tombstones or shadowed entries if they are more |
 //! | `~3` | tombstones among the entries | 0 |
+//! | `%3` | shadowed entries among the entries | 0 |
 //! | `@5-8` | write times of the oldest and newest entry, in ms | `@0-0` |
 //! | `!7-9` | first and last expiry, in ms | never |
 //! | `^6` | hidden entries | none |
@@ -58,6 +59,7 @@ pub(crate) fn meta(text: &str) -> TableMeta {
         file_bytes: 100,
         entry_count: 10,
         tombstone_count: 0,
+        shadowed_count: 0,
         key_bytes: 50,
         value_bytes: 50,
         smallest: key(smallest),
@@ -73,7 +75,7 @@ pub(crate) fn meta(text: &str) -> TableMeta {
     };
     let mut entry_count = None;
     while let Some(mark) = rest.chars().next() {
-        let marks = [':', '#', '=', '~', '@', '!', '^'];
+        let marks = [':', '#', '=', '~', '%', '@', '!', '^'];
         let end = rest[1..].find(marks).map_or(rest.len(), |end| end + 1);
         let (value, next) = (&rest[1..end], &rest[end..]);
         match mark {
@@ -84,6 +86,7 @@ pub(crate) fn meta(text: &str) -> TableMeta {
             }
             '=' => entry_count = Some(number(value)),
             '~' => meta.tombstone_count = number(value),
+            '%' => meta.shadowed_count = number(value),
             '@' => (meta.write_time_min_ms, meta.write_time_max_ms) = pair(value),
             '^' => meta.hidden_entry_count = number(value),
             '!' => (meta.expiry_min_ms, meta.expiry_max_ms) = pair(value),
@@ -91,7 +94,8 @@ pub(crate) fn meta(text: &str) -> TableMeta {
         }
         rest = next;
     }
-    meta.entry_count = entry_count.unwrap_or(meta.entry_count.max(meta.tombstone_count));
+    let least = meta.tombstone_count.max(meta.shadowed_count);
+    meta.entry_count = entry_count.unwrap_or(meta.entry_count.max(least));
     meta
 }
 

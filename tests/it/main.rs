@@ -12,6 +12,7 @@
 //! * [`events`]: a listener hears what happens, in the promised order, and may read meanwhile.
 //! * [`expiry`]: entries that expire, by a clock that the test sets.
 //! * [`fuzz_smoke`]: mutated directories and traces never panic.
+//! * [`garbage`]: what a snapshot pinned leaves the disk once it is released.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
@@ -47,6 +48,7 @@ mod faults;
 mod filter;
 mod fsync;
 mod fuzz_smoke;
+mod garbage;
 mod metrics;
 mod model;
 mod record;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::compaction::slice::ReadEntry;
 use crate::compaction::{CompactionReason, CompactionStrategy, PlanInput, TreeView};
 use crate::error::ErrorKind;
 use crate::flush::{FlushContext, flush};
@@ -448,7 +449,8 @@ fn damaged_or_short_inputs_are_corruption() {
     let meta = tree.version.levels[0].runs[0].tables[0].meta().clone();
     let long = TableMeta { entry_count: 101, ..meta };
     let mut progress = InputProgress::new([long].into_iter());
-    (0..100).for_each(|_| progress.note(0, (1, 1), false, &tree.dir).unwrap());
+    let read = |key_number| ReadEntry { key_number, key_len: 1, value_len: 1, is_tombstone: false };
+    (1..=100).for_each(|key| progress.note(0, read(key), &tree.dir).unwrap());
     let short = progress.end_slice(None, &mut Replacement::default(), &tree.dir).unwrap_err();
     assert_eq!(short.kind(), ErrorKind::Corruption);
     assert_eq!(short.path(), Some(Path::new("/db/000001.table")));

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::compaction::tests::{ENTRY_BYTES, Sim, busy, memtable, shape, steps, survey};
+use crate::key::SequenceNumber;
 use crate::options::{KeyspaceOptions, Leveled, SizeTiered};
 
 const STRATEGY: LazyLeveled = LazyLeveled { runs_per_level: 3, last_level_fanout: 4 };
@@ -78,6 +79,20 @@ fn a_level_above_the_last_that_fills_up_becomes_one_run() {
         L5 run 2: 2[a..z]
         L6 run 0: 0[a..z]:9999";
     assert_eq!(picked(tree), "LevelBytes Merge L5:4 L5:3 L5:2 -> L5 run 5");
+}
+
+#[test]
+fn shadowed_entries_are_rewritten_away_at_any_level_once_no_snapshot_needs_them() {
+    let tree = "
+        L0 run 9: 9[a..z]#5-9=40%10
+        L6 run 0: 1[a..z]#1-2=40%20:1000";
+    assert_eq!(picked(tree), "Garbage Merge L6:1 -> L6 run 0", "the oldest first");
+    let above = tree.replace("%20", "%9");
+    assert_eq!(picked(&above), "Garbage Merge L0:9 -> L0 run 9", "over others too");
+    let pinned = |sim: &mut Sim| sim.oldest_snapshot = SequenceNumber(8);
+    assert_eq!(picked_with(&above, pinned), "nothing", "some would stay");
+    assert_eq!(picked_with(&above, busy(&[9])), "nothing");
+    assert_eq!(picked(&above.replace("%10", "%9")), "nothing", "little to gain");
 }
 
 #[test]

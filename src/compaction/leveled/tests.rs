@@ -235,6 +235,20 @@ fn garbage_at_the_bottom_is_rewritten_once_no_snapshot_needs_it() {
 }
 
 #[test]
+fn shadowed_entries_are_rewritten_away_at_any_level_once_no_snapshot_needs_them() {
+    let tree = "
+        L0 run 9: 9[a..z]#5-9=40%10
+        L6 run 0: 1[a..c]#1-2=40%20 2[d..e]#3-4=40%9";
+    assert_eq!(picked(tree), "Garbage Merge L6:1 -> L6 run 0", "the oldest first");
+    let above = tree.replace("%20", "%9");
+    assert_eq!(picked(&above), "Garbage Merge L0:9 -> L0 run 9", "over others too");
+    let pinned = |sim: &mut Sim| sim.oldest_snapshot = SequenceNumber(8);
+    assert_eq!(picked_with(&above, pinned), "nothing", "some would stay");
+    assert_eq!(picked_with(&above, busy(&[9])), "nothing");
+    assert_eq!(picked(&above.replace("%10", "%9")), "nothing", "little to gain");
+}
+
+#[test]
 fn stacked_runs_below_level_0_become_one() {
     let tree = "
         L6 run 5: 1[a..m]

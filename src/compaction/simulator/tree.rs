@@ -313,6 +313,8 @@ impl MetaTree {
             file_bytes: (live as f64 * cost.put + dead as f64 * cost.delete).round() as u64,
             entry_count: live + dead,
             tombstone_count: dead,
+            // It has no snapshots that would keep older versions.
+            shadowed_count: 0,
             key_bytes: ((live + dead) as f64 * key_bytes) as u64,
             value_bytes: (live as f64 * (self.costs.user.put - key_bytes)) as u64,
             smallest: segments[0].low.to_be_bytes().into(),

@@ -51,7 +51,7 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
     let key = || prop::collection::vec(any::<u8>(), 0..20).prop_map(Vec::into_boxed_slice);
     let place = (any::<u32>(), 0..LEVEL_COUNT, any::<u64>());
     let sequence = || (0..=SequenceNumber::MAX.0).prop_map(SequenceNumber);
-    let numbers = any::<([u64; 6], [u64; 4], u32)>();
+    let numbers = any::<([u64; 7], [u64; 4], u32)>();
     let hidden = prop_oneof![Just(0), any::<u64>()];
     (place, key(), key(), (sequence(), sequence()), numbers, hidden).prop_map(
         |((keyspace, level, run), smallest, largest, sequences, numbers, hidden_entry_count)| {
@@ -62,8 +62,9 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
                 file_bytes: counts[1],
                 entry_count: counts[2],
                 tombstone_count: counts[3],
-                key_bytes: counts[4],
-                value_bytes: counts[5],
+                shadowed_count: counts[4],
+                key_bytes: counts[5],
+                value_bytes: counts[6],
                 smallest,
                 largest,
                 sequence_min,

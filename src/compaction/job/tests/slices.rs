@@ -356,6 +356,7 @@ fn a_part_that_is_not_in_the_file_is_found() {
     reader.verify_all(&right).unwrap();
     let wrong = [
         TableMeta { tombstone_count: right.tombstone_count + 1, ..right.clone() },
+        TableMeta { shadowed_count: right.shadowed_count + 1, ..right.clone() },
         TableMeta { value_bytes: right.value_bytes - 1, ..right.clone() },
         TableMeta {
             entry_count: right.entry_count - 1,
