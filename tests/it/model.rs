@@ -12,6 +12,7 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker::Durability::{Async, Buffered, Disabled, Sync};
@@ -519,6 +520,45 @@ fn entries_that_expire_by_default() {
         setup.db.read_mode = ReadMode::Pread;
     });
     on_sim("default time to live, three threads, pread", &setup);
+}
+
+/// Trees large enough for merges of eight tables and more, entries that expire among them.
+fn on_large_trees(name: &str, setup: &Setup) {
+    for seed in 0..2 * scale() {
+        let _say = SayOnPanic(name, seed);
+        let fs = SimFs::new();
+        let mut run = Run::new(World::on_sim(setup, &fs), Some(fs), seed);
+        (run.generator.keys, run.generator.value_bytes) = (400, 300);
+        run.strategies = vec![setup.keyspace.compaction.clone()];
+        run.finish(600);
+    }
+}
+
+/// Merges that are installed in slices, and crashes that leave parts of tables behind.
+#[test]
+fn merges_in_slices() {
+    for strategy in strategies() {
+        let name = format!("slices, {}", strategy.name());
+        let mut setup = expiring(|setup| setup.keyspace.compaction = strategy);
+        setup.keyspace.compression = vec![Compression::None];
+        let slices = Arc::new(AtomicU64::new(0));
+        setup.slices = Some(Arc::clone(&slices));
+        on_large_trees(&name, &setup);
+        let count = slices.load(Ordering::Relaxed);
+        assert!(count > 0, "{name}: no merge was sliced");
+    }
+}
+
+/// With idle threads, merges of eight tables and more are split into subcompactions.
+#[test]
+fn merges_in_subcompactions() {
+    for strategy in strategies() {
+        let name = format!("subcompactions, {}", strategy.name());
+        let mut setup = expiring(|setup| setup.keyspace.compaction = strategy);
+        setup.keyspace.compression = vec![Compression::None];
+        setup.db.background_threads = 4;
+        on_large_trees(&name, &setup);
+    }
 }
 
 fn take_turns(name: &str, setup: &Setup, strategies: &[Compaction]) {

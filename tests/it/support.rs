@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker::clock::{Clock, ManualClock};
+use esker::event::{Event, EventListener};
 use esker::fs::FileSystem;
 use esker::fs::sim_fs::SimFs;
 use esker::{
@@ -92,6 +93,21 @@ pub(crate) struct Setup {
     pub(crate) keyspace: KeyspaceOptions,
     /// `None`: one that ticks, anew at each open.
     pub(crate) clock: Option<Arc<ManualClock>>,
+    /// Counts the tables that slices of merges let go, if somebody wants to know.
+    pub(crate) slices: Option<Arc<AtomicU64>>,
+}
+
+/// Counts the tables removed before the compaction that merges them ends. Compactions run one at a time.
+fn count_slices(slices: Arc<AtomicU64>) -> Arc<dyn EventListener> {
+    let is_merging = AtomicBool::new(false);
+    Arc::new(move |event: &Event| match event {
+        Event::CompactionBegin(_) => is_merging.store(true, Ordering::Relaxed),
+        Event::CompactionEnd(_) => is_merging.store(false, Ordering::Relaxed),
+        Event::TableRemoved(_) => {
+            slices.fetch_add(is_merging.load(Ordering::Relaxed).into(), Ordering::Relaxed);
+        }
+        _ => {}
+    })
 }
 
 impl Setup {
@@ -113,6 +129,7 @@ impl Setup {
                 ..KeyspaceOptions::default()
             },
             clock: None,
+            slices: None,
         }
     }
 
@@ -126,7 +143,11 @@ impl Setup {
             Some(clock) => Arc::clone(clock) as Arc<dyn Clock>,
             None => Arc::new(TickClock::default()),
         };
-        Db::builder()
+        let mut builder = Db::builder();
+        if let Some(slices) = &self.slices {
+            builder = builder.listener(count_slices(Arc::clone(slices)));
+        }
+        builder
             .options(self.db.clone())
             .default_keyspace(self.keyspace.clone())
             .file_system(fs)
