@@ -1,7 +1,8 @@
 //! What a running compaction passes between blocks: it may be told to stop, flush first, or wait for its share.
 //!
 //! A compaction is told to stop when the database closes ([`ErrorKind::Closed`]) or somebody cancels compactions
-//! ([`ErrorKind::Cancelled`]). The job then removes what it wrote; its inputs were never touched. Where no thread is
+//! ([`ErrorKind::Cancelled`]). The job then removes what it wrote and nobody installed;
+//! slices that were installed stay, and the rest of its inputs was never touched. Where no thread is
 //! there for flush alone, a flush that became due is run here. Last comes the rate limit.
 
 use crate::compaction::job::JobProgress;

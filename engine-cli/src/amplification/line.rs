@@ -6,10 +6,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum Line {
+    /// Where the others come from; whoever keeps a measurement writes it first.
+    About(About),
     /// The state of a run at a moment.
     Sample(Sample),
     /// What a run came to.
     Total(Total),
+}
+
+/// Where a measurement comes from.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct About {
+    pub commit: String,
+    pub machine: String,
+    pub command: String,
 }
 
 /// Which run a line belongs to.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::line::{Line, Pair, Sample, Total};
+use super::line::{About, Line, Pair, Sample, Total};
 use super::plot::{self, Axes, Dot, Series};
 
 const STYLE: &str = include_str!("report.css");
@@ -27,6 +27,7 @@ pub fn page(lines: &[Line]) -> String {
 
 /// The lines, and what occurs in them, in order of appearance.
 struct Report<'a> {
+    abouts: Vec<&'a About>,
     samples: Vec<&'a Sample>,
     totals: Vec<&'a Total>,
     loads: Vec<&'a str>,
@@ -36,6 +37,7 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(lines: &'a [Line]) -> Self {
         let mut report = Report {
+            abouts: Vec::new(),
             samples: Vec::new(),
             totals: Vec::new(),
             loads: Vec::new(),
@@ -43,6 +45,10 @@ impl<'a> Report<'a> {
         };
         for line in lines {
             let pair = match line {
+                Line::About(about) => {
+                    report.abouts.push(about);
+                    continue;
+                }
                 Line::Sample(sample) => {
                     report.samples.push(sample);
                     &sample.pair
@@ -69,9 +75,14 @@ impl<'a> Report<'a> {
             "<h1>Amplification by compaction strategy</h1>\n<p>Made by <code>engine-cli bench amplification</code> \
              (esker {}). Write amplification is bytes written to log, tables and manifest for each byte of keys and \
              values; space amplification is table bytes at rest for each byte that a scan returns; runs are what a \
-             point read may have to ask.</p>\n<p class=\"legend\">",
+             point read may have to ask.</p>\n",
             self.totals.first().map_or("", |total| &total.esker),
         );
+        for About { commit, machine, command } in &self.abouts {
+            let (commit, machine, command) = (escape(commit), escape(machine), escape(command));
+            let _ = writeln!(page, "<p>Commit {commit}, {machine}: <code>{command}</code></p>");
+        }
+        page.push_str("<p class=\"legend\">");
         for strategy in &self.strategies {
             let colour = self.colour(strategy);
             let _ = write!(
@@ -222,14 +233,15 @@ mod tests {
             "manifest_bytes":1,"write_amplification":5.32,"table_bytes":100,"disk_bytes_max":1,"live_bytes":1,
             "space_amplification":1.25,"runs":3,"runs_max":4,"runs_mean":2.0,"blocks_per_get":1.0,
             "get_p50us":1.0}"#;
+        let about = r#"{"line":"about","commit":"abc","machine":"2 cores","command":"x & y"}"#;
         let lines: Vec<Line> =
-            [SAMPLE, total].iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            [about, SAMPLE, total].iter().map(|text| serde_json::from_str(text).unwrap()).collect();
         let page = page(&lines);
         assert!(
             page.contains("<td>&lt;b&gt;<td>1<td>77<td>1<td>5.32<td>1.10<td>1.00<td>3.21<td>1.25"),
             "{page}"
         );
-        assert!(!page.contains("<b>"));
+        assert!(!page.contains("<b>") && page.contains("abc, 2 cores: <code>x &amp; y</code>"));
         assert_eq!(page.matches("<svg").count(), 5);
     }
 }

@@ -22,6 +22,7 @@ pub struct Line {
     p50us: f64,
     p99us: f64,
     p999us: f64,
+    p9999us: f64,
     maxus: u64,
     #[serde(serialize_with = "two_digits")]
     pub cpu: f64,
@@ -62,6 +63,7 @@ impl Line {
             p50us: round(latencies.percentile_us(50.0), 2),
             p99us: round(latencies.percentile_us(99.0), 2),
             p999us: round(latencies.percentile_us(99.9), 1),
+            p9999us: round(latencies.percentile_us(99.99), 1),
             maxus: latencies.max_us(),
             cpu: 0.0,
             written_mb: 0,
