@@ -363,20 +363,29 @@ fn in_table(error: &Error, dir: &Path, table: &Table) -> Error {
     error.clone().at(&FileKind::Table(table.meta().number).path(dir))
 }
 
-/// The runs that are older than the newest input and not among the inputs.
+/// The runs that are older than the newest input, without the inputs themselves.
+///
+/// What stays of an input's run is older than the newer inputs, and may meet them where the outputs go above it. What
+/// stays of the newest input's run meets nothing of that run, and counts for nothing.
 fn older_runs(version: &Version, inputs: &[PlannedInput<'_>]) -> Vec<Arc<Run>> {
     let mut older = Vec::new();
     let mut is_older = false;
     for (number, level) in version.levels.iter().enumerate() {
         for run in &level.runs {
-            let is_input =
-                |input: &PlannedInput<'_>| input.level == number && input.run.id == run.id;
-            // What stays of an input's run meets no newer input: the plan would name it.
-            if inputs.iter().any(is_input) {
-                is_older = true;
-            } else if is_older {
-                older.push(Arc::clone(run));
+            let mut is_input = false;
+            let mut staying = run.tables.clone();
+            for input in inputs.iter().filter(|it| (it.level, it.run.id) == (number, run.id)) {
+                is_input = true;
+                let chosen =
+                    |table: &Arc<Table>| input.tables().iter().any(|it| Arc::ptr_eq(it, table));
+                staying.retain(|table| !chosen(table));
             }
+            if is_older && !is_input {
+                older.push(Arc::clone(run));
+            } else if is_older && !staying.is_empty() {
+                older.push(Arc::new(Run::new(run.id, staying)));
+            }
+            is_older |= is_input;
         }
     }
     older

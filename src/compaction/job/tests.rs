@@ -303,6 +303,36 @@ fn tombstones_stay_above_older_runs_and_deeper_levels() {
     );
 }
 
+/// A plan of a user's strategy: it takes a part of the older run, and the outputs go into the newer one.
+#[test]
+fn tombstones_stay_above_what_stays_of_an_older_input_run() {
+    let mut tree = Tree::new(small());
+    tree.write(0, 2, &[put("b", 1, "stays"), put("d", 1, "stays")]);
+    tree.write(0, 2, &[put("p", 2, "merged")]);
+    tree.write(0, 3, &["a", "b", "c", "p"].map(|key| delete(key, 3)));
+    let plan = CompactionPlan {
+        action: CompactionAction::Merge,
+        reason: CompactionReason::IntraLevel0,
+        inputs: vec![input(0, 3, &[3]), input(0, 2, &[2])],
+        output_level: 0,
+        output_run: RunId(3),
+    };
+    let view = TreeView {
+        version: &tree.version,
+        options: &tree.options,
+        busy: &std::collections::HashSet::new(),
+        busy_outputs: &[],
+        oldest_snapshot: sequence(9),
+        now_ms: 0,
+    };
+    view.check_plan(&plan).unwrap();
+    let output = tree.run(&plan, &[sequence(9)]).unwrap();
+    assert_eq!(output.dropped_tombstones, 2, "a and p");
+    let added = output.rest.added.into_iter().map(|meta| Arc::new(Table::new(meta))).collect();
+    tree.install(&plan, added);
+    assert_eq!(tree.read(b"b", sequence(9)), None);
+}
+
 #[test]
 fn when_nothing_survives_there_is_no_output() {
     let mut tree = Tree::new(small());
