@@ -108,7 +108,7 @@ impl<'a> Report<'a> {
                 })
                 .collect();
             let axes = Axes { x: "write amplification", y: "space amplification" };
-            figure(page, &format!("{}: write, space, runs", words(load)), &plot::dots(axes, &dots));
+            figure(page, &words(load), &plot::dots(axes, &dots));
         }
         page.push_str("</div>\n");
     }
@@ -132,7 +132,7 @@ impl<'a> Report<'a> {
                 "Runs over time",
                 self.lines(seconds("sorted runs"), load, |sample| sample.runs as f64),
             ),
-            ("Time that the writer was held back", self.stalls(load)),
+            ("Time that the writer was stalled", self.stalls(load)),
         ];
         for (title, svg) in plots {
             figure(page, title, &svg);
