@@ -8,7 +8,7 @@ use crate::compaction::{CompactionReason, CompactionStrategy};
 use crate::db::{Db, flush_job};
 use crate::fs::SimFs;
 use crate::key::SequenceNumber;
-use crate::options::{DbOptions, Leveled};
+use crate::options::{Compression, DbOptions, Leveled, SizeTiered};
 use crate::spawn::{Spawn, StdSpawn};
 use crate::version::text;
 
@@ -90,6 +90,50 @@ fn a_keyspace_that_is_always_busy_starves_nobody() {
         order += &run_next(&db).unwrap()[..1];
     }
     assert_eq!(order, "bbbp");
+}
+
+/// While a merge of everything goes on, no plan may name what its slices have put into the tree.
+#[test]
+fn outputs_of_slices_are_busy_until_the_merge_ends() {
+    let tiered = SizeTiered { merge_width: 4, ..SizeTiered::default() };
+    let options = KeyspaceOptions {
+        table_bytes: 4 << 10,
+        compression: vec![Compression::None],
+        ..KeyspaceOptions::default().compaction(tiered)
+    };
+    // One thread: the merge is not split.
+    let builder =
+        Db::builder().options(DbOptions { background_threads: 1, ..DbOptions::default() });
+    let builder = builder.file_system(Arc::new(SimFs::new())).spawner(Arc::new(Nobody));
+    let db = builder.default_keyspace(options).open("/db").unwrap();
+    let keyspace = db.default_keyspace();
+    let (inner, core) = (&keyspace.handle.inner, &keyspace.core);
+    for run in 0..4 {
+        for key in 0..100 {
+            keyspace.put(format!("{key:03}/{run}"), [0; 100]).unwrap();
+        }
+        let next = inner.commit().lock().next_sequence;
+        core.rotate(SequenceNumber(next.0 - 1), 0);
+        flush_job::run(inner, core).unwrap();
+    }
+    let mut job = pick(inner, &mut inner.work.lock()).unwrap();
+    let plan = Arc::clone(&job.plan);
+    let is_input = |number| plan.inputs.iter().any(|input| input.tables.contains(&number));
+    let mut installed_count = 0;
+    let mut poll = |_: JobProgress| {
+        let version = Arc::clone(&core.view.load().version);
+        let state = inner.work.lock();
+        for (_, _, table) in version.tables() {
+            let number = table.meta().number;
+            assert!(state.busy[&core.id].tables.contains(&number), "table {number} is idle");
+            installed_count += u64::from(!is_input(number));
+        }
+        Ok(())
+    };
+    run(inner, &mut job, &mut poll).unwrap();
+    assert!(installed_count > 4, "{installed_count} tables of slices");
+    inner.work.lock().release(&job.reservation);
+    assert!(inner.work.lock().busy[&core.id].tables.is_empty(), "all of it is released");
 }
 
 #[test]
