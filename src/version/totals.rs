@@ -3,7 +3,7 @@
 //! Counters in memory begin anew at every open, and so would every write amplification made of them. Each edit
 //! therefore carries what was written since the edit before it; their fold is the life of the database. It is as exact
 //! as the edits are: what a crash cuts off after the last edit is lost, except for writes, which recovery finds in the
-//! log and counts again ([`LifetimeTotals::through`] says from where on).
+//! log and counts again (`LifetimeTotals::through` says from where on).
 //!
 //! # Format
 //! ```text
