@@ -23,6 +23,7 @@
 //! * [`scheduling`]: compaction is paused, cancelled, limited in its rate, and watched.
 //! * [`slices`]: merges installed in slices free space while they run, and may fail anywhere.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
+//! * [`trust`]: how many cases the suites of [docs/testing.md](../../docs/testing.md) make, and their figures.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
@@ -57,3 +58,4 @@ mod scheduling;
 mod slices;
 mod support;
 mod tidy;
+mod trust;
