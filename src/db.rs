@@ -24,6 +24,7 @@ pub(crate) mod manual;
 pub(crate) mod close;
 pub(crate) mod handle;
 pub(crate) mod pause;
+pub(crate) mod ingest;
 pub(crate) mod write;
 pub(crate) mod read;
 pub(crate) mod metrics;

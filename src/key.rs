@@ -115,6 +115,26 @@ impl Trailer {
         SequenceNumber(self.0 >> 8)
     }
 
+    /// The trailer as readers of a stamped table see it (see [`crate::table`]); the file says 0 as its sequence number.
+    #[inline]
+    pub(crate) fn stamped(self, stamp: SequenceNumber) -> Self {
+        Trailer(self.0 | stamp.0 << 8)
+    }
+
+    /// A trailer to search a stamped table's file with: it stands to the file's trailers as this one stands to what
+    /// readers see of them. A stamp of 0 is none.
+    #[inline]
+    pub(crate) fn unstamped(self, stamp: SequenceNumber) -> Self {
+        if stamp == SequenceNumber::ZERO {
+            return self;
+        }
+        match self.sequence().cmp(&stamp) {
+            Ordering::Greater => Trailer::NEWEST,
+            Ordering::Equal => Trailer(self.0 & 0xff),
+            Ordering::Less => Trailer::OLDEST,
+        }
+    }
+
     pub(crate) fn kind_byte(self) -> u8 {
         self.0 as u8
     }
@@ -179,6 +199,29 @@ pub(crate) fn escape(key: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn unstamped_trailers_find_what_stamped_ones_name() {
+        let stamp = SequenceNumber(7);
+        for kind in [ValueKind::Put, ValueKind::PutExpiring] {
+            let in_file = Trailer::new(SequenceNumber::ZERO, kind);
+            let seen = in_file.stamped(stamp);
+            assert_eq!(seen, Trailer::new(stamp, kind));
+            for sought in [
+                Trailer::NEWEST,
+                Trailer::visible_at(SequenceNumber(8)),
+                Trailer::new(SequenceNumber(8), ValueKind::Delete),
+                Trailer::visible_at(stamp),
+                Trailer::new(stamp, ValueKind::Put),
+                Trailer::new(stamp, ValueKind::PutExpiring),
+                Trailer::visible_at(SequenceNumber(6)),
+                Trailer::OLDEST,
+            ] {
+                assert_eq!(sought.unstamped(stamp).cmp(&in_file), sought.cmp(&seen), "{sought:?}");
+                assert_eq!(sought.unstamped(SequenceNumber::ZERO), sought);
+            }
+        }
+    }
 
     #[test]
     fn newer_versions_come_first() {

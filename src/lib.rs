@@ -78,6 +78,7 @@ pub mod internals;
 
 pub use batch::WriteBatch;
 pub use db::check::VerifyReport;
+pub use db::ingest::{Ingest, IngestReport};
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;
 pub use db::manual::{CompactOptions, CompactionProgress};

@@ -10,6 +10,13 @@
 //! The entries before it are *hidden*: they stand in the file and belong to no tree. So metadata
 //! describes the part, a reader the file; whoever reads a table through its reader stops at the
 //! bound. The [`Table`] objects of one file share what removes it.
+//!
+//! # Stamped tables
+//! A table of a bulk ingest is written before its place in the order of writes is known. Its entries
+//! say 0 as their sequence number, and so do its properties; the manifest gives all of them one, the
+//! *stamp*: [`TableMeta::sequence_min`] and [`TableMeta::sequence_max`] are equal and not 0. A reader
+//! shows entries as stamped, and is searched by what readers see. Such a table holds each key once,
+//! and no tombstones.
 
 pub(crate) mod cursor;
 pub(crate) mod format;
@@ -107,6 +114,16 @@ impl TableMeta {
     /// Whether the file holds more than belongs to the tree.
     pub fn is_partial(&self) -> bool {
         self.hidden_entry_count > 0
+    }
+
+    /// The sequence number that this, of the manifest, gives to all entries of a file that says `whole` of itself; 0 if
+    /// it gives none.
+    pub(crate) fn stamp_on(&self, whole: &TableMeta) -> SequenceNumber {
+        let is_stamped = whole.sequence_max == SequenceNumber::ZERO
+            && self.sequence_min == self.sequence_max
+            && whole.tombstone_count == 0
+            && whole.shadowed_count == 0;
+        if is_stamped { self.sequence_max } else { SequenceNumber::ZERO }
     }
 
     /// Whether this describes the same file as `whole` and the same entries, or the last of them.

@@ -222,6 +222,10 @@ pub struct LoadArgs {
     /// Write all entries in one batch: a bad line leaves nothing behind. The file must fit in memory
     #[arg(long)]
     pub atomic: bool,
+    /// The keys ascend, bytewise, each once: bulk ingest, which writes every byte once. With --atomic it need not fit
+    /// in memory
+    #[arg(long)]
+    pub sorted: bool,
 }
 
 #[derive(Args, Debug)]

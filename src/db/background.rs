@@ -420,6 +420,33 @@ pub(crate) fn flush(inner: &Inner, cores: &[Arc<KeyspaceCore>]) -> Result<()> {
     if inner.runs_inline() { run_due(inner) } else { Ok(()) }
 }
 
+/// Flushes the memtables of `core` rotated at `cut` or before, in this thread unless another one is at it. For a caller
+/// that holds up the commit queue, for which other threads may wait.
+pub(crate) fn flush_here(
+    inner: &Inner,
+    core: &Arc<KeyspaceCore>,
+    cut: SequenceNumber,
+) -> Result<()> {
+    loop {
+        let mut state = inner.work.lock();
+        if core.view.load().immutables.last().is_none_or(|memory| memory.cut() > cut) {
+            return Ok(());
+        }
+        inner.check_open()?;
+        if let Some(error) = inner.commit().failure() {
+            return Err(crate::db::commit::poisoned(&error));
+        }
+        if state.flushing.contains(&core.id) {
+            inner.work.wait_progress(&mut state);
+            continue;
+        }
+        state.flushing.insert(core.id);
+        let running = Running::begin(&inner.work, &mut state);
+        drop(state);
+        run(inner, (Job::Flush(Arc::clone(core)), running))?;
+    }
+}
+
 /// Flushes every immutable memtable in this thread; for close, when the other threads have ended.
 pub(crate) fn flush_immutables(inner: &Inner) -> Result<()> {
     for core in inner.keyspaces.load().in_order() {

@@ -19,6 +19,8 @@ use crate::table::TableMeta;
 use crate::table::reader::ReadStats;
 use crate::version::totals::CompactionTotals;
 
+/// What ingests are called among the reasons of compactions.
+const INGEST: &str = "ingest";
 /// Shards of the per-operation counters. A power of two.
 const SHARD_COUNT: usize = 8;
 
@@ -116,6 +118,12 @@ pub(crate) struct JobTotals {
 }
 
 impl JobTotals {
+    /// The entries that ingests wrote, which no compaction read.
+    pub(crate) fn ingested_entries(&self) -> u64 {
+        let ingests = self.compactions.iter().filter(|((_, reason), _)| *reason == INGEST);
+        ingests.map(|(_, totals)| totals.entries_written).sum()
+    }
+
     /// The sums over levels and reasons.
     pub(crate) fn compacted(&self) -> CompactionTotals {
         let mut sum = CompactionTotals::default();
@@ -262,6 +270,25 @@ impl Counters {
         for jobs in [&self.jobs, &keyspace.jobs] {
             let kind = (plan.output_level, plan.reason.as_str());
             jobs.lock().compactions.entry(kind).or_default().add(totals);
+        }
+    }
+
+    /// Counts an ingest into `level`, among the compactions.
+    pub(crate) fn count_ingest(
+        &self,
+        keyspace: &KeyspaceCounters,
+        level: usize,
+        tables: &[TableMeta],
+        duration_ns: u64,
+    ) {
+        let totals = CompactionTotals {
+            bytes_written: tables.iter().map(|meta| meta.file_bytes).sum(),
+            entries_written: tables.iter().map(|meta| meta.entry_count).sum(),
+            duration_ns,
+            ..CompactionTotals::default()
+        };
+        for jobs in [&self.jobs, &keyspace.jobs] {
+            jobs.lock().compactions.entry((level, INGEST)).or_default().add(totals);
         }
     }
 

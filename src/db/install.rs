@@ -14,14 +14,15 @@ use crate::compaction::slice::Replacement;
 use crate::db::disk_usage::Part;
 use crate::db::state::{Inner, KeyspaceCore, Memory, ReadView, Tree};
 use crate::db::work::Busy;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, TableEvent};
 use crate::file_name::FileKind;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
+use crate::options::Compaction;
 use crate::table::{Table, TableMeta};
-use crate::version::RunId;
 use crate::version::edit::{TableAdded, VersionEdit};
+use crate::version::{LEVEL_COUNT, RunId};
 use crate::wal::writer::WalWriter;
 
 /// A manifest longer than this, and than four times its snapshot, is replaced by a new one.
@@ -215,6 +216,66 @@ pub(crate) fn install_compaction(
     drop(before);
     changed(inner, core);
     Ok(())
+}
+
+/// Installs the tables of an ingest, which took `duration_ns`, and answers with their level. Their bytes and names are
+/// durable, and nothing older of their keys is in memory.
+pub(crate) fn install_ingest(
+    inner: &Inner,
+    core: &KeyspaceCore,
+    tables: &[TableMeta],
+    duration_ns: u64,
+) -> Result<usize> {
+    let mut tree = inner.tree.lock();
+    if core.dropped.load(Ordering::Relaxed) {
+        return Err(Error::invalid(format!("keyspace {} was dropped", core.name))
+            .advise("open it again with Db::keyspace to create it anew"));
+    }
+    // While it is held no compaction puts tables between those that are seen here.
+    let quiet = inner.work.keep_quiet(core.id);
+    let (level, run) = place_ingest(inner, core, tables, quiet.is_some());
+    let mut edit = VersionEdit::default();
+    edit.tables_added.extend(tables.iter().map(|meta| TableAdded {
+        keyspace: core.id,
+        level,
+        run,
+        meta: meta.clone(),
+    }));
+    let first_needed = note_log_state(inner, &mut edit, None);
+    inner.counters().count_ingest(&core.counters, level, tables, duration_ns);
+    commit_edit(inner, &mut tree, edit)?;
+    let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
+    core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
+    note_created(inner, core, level, tables);
+    drop(tree);
+    drop(quiet);
+    retire_segments(inner, first_needed);
+    changed(inner, core);
+    Ok(level)
+}
+
+/// Where the tables of an ingest go: in a leveled tree into the deepest level such that nothing in it or above meets
+/// them; else, or if compactions run, into level 0 as the newest run.
+fn place_ingest(
+    inner: &Inner,
+    core: &KeyspaceCore,
+    tables: &[TableMeta],
+    is_quiet: bool,
+) -> (usize, RunId) {
+    let version = Arc::clone(&core.view.load().version);
+    let (first, last) = (&tables[0].smallest, &tables[tables.len() - 1].largest);
+    let is_leveled = matches!(core.options.load().compaction, Compaction::Leveled(_));
+    let is_free = |level: &usize| {
+        let has_one_run = *level == 0 || version.levels[*level].runs.len() <= 1;
+        has_one_run && version.overlapping(*level, first, last).next().is_none()
+    };
+    let free = (0..LEVEL_COUNT).take_while(is_free).last();
+    match free {
+        Some(level) if level > 0 && is_leveled && is_quiet => {
+            (level, version.levels[level].runs.first().map_or(RunId(0), |run| run.id))
+        }
+        _ => (0, RunId(inner.new_file_number().0)),
+    }
 }
 
 /// Marks a table that left the tree: its file is removed once nobody holds it any more.

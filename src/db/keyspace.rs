@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::batch::WriteBatch;
 use crate::db::handle::Handle;
+use crate::db::ingest::Ingest;
 use crate::db::iter::{Cursor, Iter, Moment, bounds_of, bounds_of_prefix};
 use crate::db::manual::{CompactOptions, CompactionProgress};
 use crate::db::metrics::KeyspaceMetrics;
@@ -97,6 +98,15 @@ impl Keyspace {
     ) -> Result<()> {
         let change = Change::PutLiving(value.as_ref(), ttl);
         write_one(self.inner(), &self.core, (key.as_ref(), change), WriteOptions::default())
+    }
+
+    /// Begins a bulk ingest: sorted entries straight into tables. See [`Ingest`].
+    ///
+    /// # Errors
+    /// If the database is closed or read-only, or the keyspace was dropped.
+    pub fn ingest(&self) -> Result<Ingest> {
+        self.check()?;
+        Ingest::begin(&self.handle, &self.core)
     }
 
     /// Deletes `key`; it need not exist. With the database's default durability.

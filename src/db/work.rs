@@ -98,10 +98,37 @@ pub(crate) struct WorkQueue {
     garbage_waits_for: AtomicU64,
 }
 
+/// No compaction of a keyspace begins while this lives. See [`WorkQueue::keep_quiet`].
+#[derive(Debug)]
+pub(crate) struct Quiet<'a> {
+    work: &'a WorkQueue,
+    keyspace: KeyspaceId,
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        let mut state = self.work.lock();
+        state.busy.entry(self.keyspace).or_default().paused_count -= 1;
+        drop(state);
+        self.work.tree_changed();
+    }
+}
+
 impl WorkQueue {
     /// A queue whose compactions write no faster than `rate`.
     pub(crate) fn new(rate: CompactionRate) -> Self {
         WorkQueue { rate: RateLimiter::new(rate), ..WorkQueue::default() }
+    }
+
+    /// Lets no compaction of the keyspace begin while the answer lives; `None` if one runs, or others keep them out.
+    pub(crate) fn keep_quiet(&self, keyspace: KeyspaceId) -> Option<Quiet<'_>> {
+        let mut state = self.lock();
+        let busy = state.busy.entry(keyspace).or_default();
+        if busy.running_count > 0 || busy.paused_count > 0 {
+            return None;
+        }
+        busy.paused_count += 1;
+        Some(Quiet { work: self, keyspace })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, WorkState> {

@@ -23,7 +23,7 @@ use crate::block::cursor::BlockCursor;
 use crate::cursor::Cursor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Access;
-use crate::key::Trailer;
+use crate::key::{SequenceNumber, Trailer};
 use crate::options::Compression;
 use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, HEADER_LEN};
 use crate::table::reader::{ReadStats, TableReader, private_bytes};
@@ -38,6 +38,8 @@ const CROSSINGS_BEFORE_READAHEAD: u32 = 2;
 pub(crate) struct TableCursor {
     reader: Arc<TableReader>,
     access: Access,
+    /// What the manifest gave the entries as sequence number.
+    stamp: SequenceNumber,
     /// The first key of the part that is seen; none if it is the whole table.
     lower_bound: Option<Arc<[u8]>>,
     block: BlockCursor,
@@ -108,6 +110,7 @@ impl TableCursor {
     /// leaves the cache alone.
     pub(crate) fn new(reader: Arc<TableReader>, access: Access) -> Self {
         TableCursor {
+            stamp: reader.stamp,
             reader,
             access,
             lower_bound: None,
@@ -357,7 +360,7 @@ impl Cursor for TableCursor {
         if self.lower_bound.as_ref().is_some_and(|bound| *key < **bound) {
             return self.seek_to_first();
         }
-        self.seek_in_file(key, trailer)
+        self.seek_in_file(key, trailer.unstamped(self.stamp))
     }
 
     fn seek_for_prev(&mut self, key: &[u8], trailer: Trailer) -> Result<()> {
@@ -394,7 +397,7 @@ impl Cursor for TableCursor {
 
     #[inline]
     fn trailer(&self) -> Trailer {
-        self.block.trailer()
+        self.block.trailer().stamped(self.stamp)
     }
 
     #[inline]

@@ -73,14 +73,21 @@ impl TableReader {
         let properties =
             Properties::decode(&properties_bytes, meta.number, meta.file_bytes, meta.checksum)
                 .map_err(|e| locate(e, &path, footer.properties.offset))?;
-        if !meta.is_part_of(&properties.meta) || properties.block_count != index.count() as u64 {
+        let stamp = meta.stamp_on(&properties.meta);
+        let whole = TableMeta {
+            sequence_min: properties.meta.sequence_min.max(stamp),
+            sequence_max: properties.meta.sequence_max.max(stamp),
+            ..properties.meta
+        };
+        if !meta.is_part_of(&whole) || properties.block_count != index.count() as u64 {
             let what = "properties of the table disagree with the manifest or the index";
             return Err(Error::corruption(&path, footer.properties.offset, what));
         }
         let words = if map.is_some() { index.count().div_ceil(64) } else { 0 };
         Ok(TableReader {
             path,
-            meta: properties.meta,
+            meta: whole,
+            stamp,
             file,
             map,
             sequential_map: OnceLock::new(),

@@ -35,7 +35,7 @@ use crate::compression::{decompress, method_from_byte, split_compressed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{FilterLayout, KeyProbe};
 use crate::fs::{Access, Mapping, ReadFile};
-use crate::key::Trailer;
+use crate::key::{SequenceNumber, Trailer};
 use crate::options::{Compression, ReadMode, Verify};
 use crate::table::TableMeta;
 use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer, HEADER_LEN};
@@ -86,6 +86,8 @@ pub(crate) struct TableReader {
     pub(super) path: PathBuf,
     /// Of the whole file, whatever part of it belongs to a tree.
     pub(super) meta: TableMeta,
+    /// What the manifest gave its entries as sequence number; 0 if they have their own.
+    pub(super) stamp: SequenceNumber,
     pub(super) file: Arc<dyn ReadFile>,
     /// For single blocks; present in [`ReadMode::Mmap`].
     pub(super) map: Option<Arc<Mapping>>,
@@ -165,6 +167,7 @@ impl TableReader {
         bound: Trailer,
         stats: &mut ReadStats,
     ) -> Result<Option<(Trailer, PinnedValue)>> {
+        let bound = bound.unstamped(self.stamp);
         let separator = self.find_separator(key)?;
         let mut ordinal = separator.index;
         let mut is_last = !separator.is_same_key;
@@ -176,7 +179,7 @@ impl TableReader {
             let block = layout.block(fetched.bytes());
             let position = block.lower_bound(key, bound).map_err(located)?;
             if position.is_same_key {
-                let trailer = block.trailer(position.index);
+                let trailer = block.trailer(position.index).stamped(self.stamp);
                 let range = block.value_range(position.index).map_err(located)?;
                 let value = fetched.into_block_bytes().slice(range);
                 return Ok(Some((trailer, PinnedValue(value))));

@@ -230,7 +230,7 @@ impl Pass<'_> {
 
     fn check_entry(&mut self, handle: BlockHandle) -> Result<()> {
         let reader = self.reader;
-        let (key, trailer) = (self.block.key(), self.block.trailer());
+        let (key, trailer) = (self.block.key(), self.block.trailer().stamped(reader.stamp));
         if let Some((last_key, last_trailer)) = &self.last
             && compare_entries((last_key, *last_trailer), (key, trailer)).is_ge()
         {

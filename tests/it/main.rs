@@ -16,6 +16,7 @@
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
+//! * [`ingest`]: bulk ingest is one write that is whole, durable and in its place.
 //! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
@@ -50,6 +51,7 @@ mod filter;
 mod fsync;
 mod fuzz_smoke;
 mod garbage;
+mod ingest;
 mod metrics;
 mod model;
 mod record;

@@ -1,7 +1,8 @@
 //! `load` and `dump`: whole keyspaces as lines of text, in three forms that round-trip every byte.
 //!
 //! Both stream. `load` writes batches; a bad line is named by its number and ends the load, and what stood before it
-//! is kept (with `--atomic` everything is one batch and nothing is kept). When `load` returns, all is durable.
+//! is kept (with `--atomic` everything is one batch and nothing is kept). With `--sorted` the entries go through a bulk
+//! ingest instead of batches; a key out of order is a bad line. When `load` returns, all is durable.
 //!
 //! A line ends with a newline; the last one may lack it. The first tab ends the key, so a value may hold raw tabs.
 
@@ -9,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use esker::WriteBatch;
+use esker::{ErrorKind, Ingest, WriteBatch};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +50,13 @@ pub fn load(global: &Global, args: &LoadArgs, out: &mut Out) -> Result<(), Failu
         Some(bytes) => output::progress_bytes("loading", bytes),
         None => output::spinner("loading"),
     };
-    let mut loader =
-        Loader { opened: &opened, parser, batch: WriteBatch::new(), loaded: Loaded::default() };
+    let mut loader = Loader {
+        opened: &opened,
+        parser,
+        ingest: if args.sorted { Some(opened.keyspace.ingest()?) } else { None },
+        batch: WriteBatch::new(),
+        loaded: Loaded::default(),
+    };
     let result = loader.run(&mut input, args, &progress);
     progress.finish_and_clear();
     let loaded = loader.loaded;
@@ -103,6 +109,8 @@ fn open_input(file: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
 struct Loader<'a> {
     opened: &'a Opened,
     parser: Parser,
+    /// Where entries go if they are sorted; else they go into `batch`.
+    ingest: Option<Ingest>,
     batch: WriteBatch,
     loaded: Loaded,
 }
@@ -123,7 +131,7 @@ impl Loader<'_> {
                 break;
             }
             progress.inc(read as u64);
-            if let Err(what) = self.add(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            if let Err(what) = self.add(line.strip_suffix(b"\n").unwrap_or(&line))? {
                 return Err(self.bad_line(number, &what, args));
             }
             if !args.atomic
@@ -135,21 +143,37 @@ impl Loader<'_> {
         self.write()
     }
 
-    fn add(&mut self, line: &[u8]) -> Result<(), String> {
-        let (key, value) = self.parser.parse(line)?;
+    /// Takes a line; the inner error is what is wrong with it.
+    fn add(&mut self, line: &[u8]) -> Result<Result<(), String>, Failure> {
+        let (key, value) = match self.parser.parse(line) {
+            Ok(entry) => entry,
+            Err(what) => return Ok(Err(what)),
+        };
         if key.len() > esker::key::KEY_LEN_MAX {
-            return Err(format!(
-                "the key has {} bytes, more than {}",
-                key.len(),
-                esker::key::KEY_LEN_MAX
-            ));
+            let (len, max) = (key.len(), esker::key::KEY_LEN_MAX);
+            return Ok(Err(format!("the key has {len} bytes, more than {max}")));
+        }
+        if let Some(ingest) = &mut self.ingest {
+            match ingest.put(&key, &value) {
+                Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                    return Ok(Err(error.what().to_owned()));
+                }
+                result => result?,
+            }
+            self.loaded.entries += 1;
+        } else {
+            self.batch.put_in(&self.opened.keyspace, &key, &value);
         }
         self.loaded.bytes += (key.len() + value.len()) as u64;
-        self.batch.put_in(&self.opened.keyspace, key, value);
-        Ok(())
+        Ok(Ok(()))
     }
 
+    /// Writes what was taken so far.
     fn write(&mut self) -> Result<(), Failure> {
+        if let Some(ingest) = self.ingest.take() {
+            ingest.finish()?;
+            return Ok(());
+        }
         let batch = std::mem::take(&mut self.batch);
         let entries = batch.len() as u64;
         if entries > 0 {
@@ -161,9 +185,10 @@ impl Loader<'_> {
 
     /// Writes what came before the bad line, unless nothing is to be kept, and tells.
     fn bad_line(&mut self, number: u64, what: &str, args: &LoadArgs) -> Failure {
-        if !args.atomic
-            && let Err(failure) = self.write()
-        {
+        if args.atomic {
+            self.ingest = None;
+            self.loaded = Loaded::default();
+        } else if let Err(failure) = self.write() {
             return failure;
         }
         let kept = match self.loaded.entries {

@@ -62,6 +62,22 @@ fn a_bad_line_is_named_and_what_came_before_is_kept() {
 }
 
 #[test]
+fn a_sorted_load_is_a_bulk_ingest() {
+    let place = Place::new();
+    let lines = numbered(2500, |n| format!("k{n:04}\tvalue {n}\n"));
+    place.feed("load - --sorted", lines.clone()).ok();
+    assert_eq!(place.run("scan --count").ok().text(), "2500\n");
+    assert_eq!(place.run("get k2499").ok().text(), "value 2499\n");
+    let out_of_order = lines + "k0007\tagain\nk9\tlast\n";
+    for (flags, kept) in [("--sorted", "2500\n"), ("--sorted --atomic", "0\n")] {
+        let place = Place::new();
+        let refused = place.feed(&format!("load - {flags}"), out_of_order.clone());
+        refused.fails(6, &["line 2501", "does not stand after"]);
+        assert_eq!(place.run("scan --count").ok().text(), kept, "{flags}");
+    }
+}
+
+#[test]
 fn an_atomic_load_keeps_nothing_of_a_bad_file() {
     let place = Place::new();
     let lines = numbered(2500, |n| format!("k{n:04}\tv\n"));

@@ -77,7 +77,7 @@ fn add_jobs(inner: &Inner, metrics: &mut Metrics) {
     metrics.entries_filtered_out = compacted.entries_filtered_out;
     metrics.entries_discarded = compacted.entries_discarded;
     metrics.entries_filtered = compacted.entries_filtered;
-    let merged_away = compacted.entries_read - compacted.entries_written;
+    let merged_away = compacted.entries_read + jobs.ingested_entries() - compacted.entries_written;
     metrics.entries_dropped =
         jobs.flushes.entries_shadowed + merged_away + compacted.entries_discarded;
     metrics.compactions_by_reason = by_reason(&jobs);
