@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::compaction::TreeView;
 use crate::compaction::pressure::Load;
@@ -19,6 +18,7 @@ use crate::event::{Event, TableEvent};
 use crate::file_name::FileKind;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
+use crate::sync::atomic::Ordering;
 use crate::table::{Table, TableMeta};
 use crate::version::RunId;
 use crate::version::edit::{TableAdded, VersionEdit};
