@@ -40,14 +40,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::compaction::CompactionPlan;
 use crate::error::Error;
 use crate::key::FileNumber;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Hears what the engine does. See the [module text](self) for what it can rely on and what is asked of it.
 ///

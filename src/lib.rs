@@ -48,6 +48,7 @@
 pub mod error;
 pub(crate) mod coding;
 pub(crate) mod checksum;
+pub(crate) mod sync;
 pub mod options;
 pub mod key;
 pub(crate) mod expiry;

@@ -40,7 +40,6 @@ use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::arena::Arena;
 use self::cursor::MemCursor;
@@ -51,6 +50,7 @@ use self::prefix::PrefixHint;
 use self::record::{MemKey, Probe, Record, record_len};
 use crate::expiry::{EXPIRY_LEN, user_value_len};
 use crate::key::Trailer;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// With fewer entries than this the extremes say too little about the keys to come.
 const HINT_ENTRY_COUNT_MIN: u64 = 16;

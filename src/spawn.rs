@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::thread::JoinHandle;
+
+use crate::sync::thread::{Builder, JoinHandle};
 
 /// How the engine starts its background threads.
 pub trait Spawn: Send + Sync + fmt::Debug {
@@ -16,6 +17,6 @@ pub struct StdSpawn;
 
 impl Spawn for StdSpawn {
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+        Builder::new().name(name.to_owned()).spawn(body)
     }
 }

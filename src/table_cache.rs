@@ -22,15 +22,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::Guard;
-use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::fs::FileSystem;
 use crate::key::FileNumber;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::table::Table;
 use crate::table::reader::{ReadContext, TableReader};
 

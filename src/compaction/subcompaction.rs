@@ -22,8 +22,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::compaction::CompactionPlan;
 use crate::compaction::job::{
     JobContext, JobOutput, JobProgress, KeyRange, Merge, MergeInputs, MergeTerms,
@@ -32,6 +30,7 @@ use crate::compaction::slice::Replacement;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
+use crate::sync::Mutex;
 use crate::table_cache::TableCache;
 use crate::version::{Run, Version};
 

@@ -8,10 +8,7 @@
 //! loop. It is tried again when a writer needs room, when somebody asks for it, or when the tree changes.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::MutexGuard;
 
 use crate::db::compact_job::{self, CompactJob};
 use crate::db::flush_job;
@@ -23,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::event::{BackgroundError, BackgroundTask, Event};
 use crate::key::SequenceNumber;
 use crate::spawn::Spawn;
+use crate::sync::MutexGuard;
+use crate::sync::thread::JoinHandle;
 use crate::wal::writer::WalWriter;
 
 /// How long a recorded operation stays in memory at most, while it goes on.

@@ -26,14 +26,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::db::waiter::{DONE, FAILED, LEAD, Waiter, fresh_waiter, tell_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::SequenceNumber;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::yield_now;
+use crate::sync::{Condvar, Mutex, MutexGuard, spin_loop};
 use crate::wal::WalPosition;
 use crate::wal::sync::SyncTarget;
 use crate::wal::writer::WalWriter;
@@ -200,7 +200,7 @@ impl CommitQueue {
             if self.visible() >= last_sequence {
                 return Ok(());
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         self.park(ticket, clock)
     }
@@ -305,7 +305,7 @@ impl CommitQueue {
         }
         let start = clock.monotonic_ns();
         for _ in 0..LINGER_YIELDS_MAX {
-            std::thread::yield_now();
+            yield_now();
             if self.sync_waiting.load(Ordering::Relaxed) >= wanted
                 || clock.monotonic_ns().saturating_sub(start) > limit_ns
             {

@@ -11,10 +11,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::compaction::job::JobOutput;
 use crate::compaction::{CompactionAction, CompactionPlan};
+use crate::sync::Mutex;
 use crate::table::TableMeta;
 use crate::table::reader::ReadStats;
 use crate::version::totals::CompactionTotals;

@@ -22,12 +22,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, ReadFile};
 use crate::key::FileNumber;
+use crate::sync::Mutex;
 
 /// What a file counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

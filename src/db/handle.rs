@@ -1,14 +1,13 @@
 //! The handle behind every public handle: it keeps the database open and closes it when the last one is dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::db::close;
 use crate::db::state::Inner;
 use crate::error::Result;
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::JoinHandle;
 
 /// Keeps a database open. Shared by [`Db`](crate::Db), [`Keyspace`](crate::Keyspace) and
 /// [`Snapshot`](crate::Snapshot).

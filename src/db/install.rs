@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::compaction::TreeView;
 use crate::compaction::pressure::Load;
@@ -20,6 +19,7 @@ use crate::file_name::FileKind;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::Manifest;
 use crate::options::Compaction;
+use crate::sync::atomic::Ordering;
 use crate::table::{Table, TableMeta};
 use crate::version::edit::{TableAdded, VersionEdit};
 use crate::version::{LEVEL_COUNT, RunId};

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::{ControlFlow, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::batch::WriteBatch;
@@ -19,6 +18,7 @@ use crate::db::{background, manual, read};
 use crate::error::{Error, Result};
 use crate::key::ValueKind;
 use crate::options::{KeyspaceOptions, WriteOptions};
+use crate::sync::atomic::Ordering;
 use crate::value::Value;
 
 /// A named, separately compacted set of keys of a database. Cheap to clone; keeps the database open.

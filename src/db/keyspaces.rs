@@ -1,7 +1,6 @@
 //! Creating, changing and dropping keyspaces: manifest edits like any other, and the map that writers look into.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::db::install::{self, commit_edit};
 use crate::db::state::{
@@ -10,6 +9,7 @@ use crate::db::state::{
 use crate::error::{Error, Result};
 use crate::key::SequenceNumber;
 use crate::options::KeyspaceOptions;
+use crate::sync::atomic::Ordering;
 use crate::version::Version;
 use crate::version::edit::{KeyspaceCreated, VersionEdit, check_keyspace_name};
 

@@ -23,12 +23,11 @@
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::clock::Clock;
 use crate::db::counters::Counter;
 use crate::error::Result;
 use crate::options::CompactionRate;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// The rate of `auto` where nothing is due, in bytes per second.
 const AUTO_FLOOR: u64 = 16 << 20;

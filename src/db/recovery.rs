@@ -22,10 +22,8 @@ mod log;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 
 use crate::cache::BlockCache;
 use crate::clock::Clock;
@@ -54,6 +52,8 @@ use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
 use crate::options::{CompactionRate, DbOptions, KeyspaceOptions, WalMode};
 use crate::spawn::Spawn;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;

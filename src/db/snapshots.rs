@@ -9,9 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
-
 use crate::key::SequenceNumber;
+use crate::sync::Mutex;
 
 /// A live snapshot.
 #[derive(Clone, Copy, Debug)]

@@ -12,10 +12,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::compaction::pressure::Load;
 use crate::event::{Event, Listeners, StallBegin, StallCause, StallEnd};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What a keyspace's writers wait for.
 #[derive(Debug)]

@@ -25,10 +25,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::compaction::filter::CompactionFilter;
@@ -48,6 +46,8 @@ use crate::manifest::Manifest;
 use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
 use crate::options::{DbOptions, KeyspaceOptions};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::Version;

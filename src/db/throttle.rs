@@ -6,15 +6,14 @@
 //! Delays are handed out by a token bucket: each write reserves its time slot, and sleeps on a condition variable until
 //! the slot comes or the pressure changes. Nobody spins. Pressure is read without a lock when there is none.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::clock::Clock;
 use crate::compaction::pressure::delay_ns_per_kib;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Stall;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// The delay that means: stop.
 const STOP: u64 = u64::MAX;

@@ -6,8 +6,10 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::Thread;
+
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::thread::{Thread, current, park};
+use crate::sync::thread_local;
 
 /// Nothing was told yet.
 const WAITING: u8 = 0;
@@ -39,7 +41,7 @@ impl Waiter {
             if state != WAITING {
                 return state;
             }
-            std::thread::park();
+            park();
         }
     }
 }
@@ -47,16 +49,17 @@ impl Waiter {
 thread_local! {
     /// One waiter per thread is enough: a thread waits for one write at a time.
     static WAITER: RefCell<Arc<Waiter>> = RefCell::new(Arc::new(Waiter {
-        thread: std::thread::current(),
+        thread: current(),
         state: AtomicU8::new(WAITING),
     }));
 }
 
 /// This thread's waiter, told nothing yet.
 pub(crate) fn fresh_waiter() -> Arc<Waiter> {
-    WAITER.with_borrow(|waiter| {
+    WAITER.with(|waiter| {
+        let waiter = waiter.borrow();
         waiter.state.store(WAITING, Ordering::Relaxed);
-        Arc::clone(waiter)
+        Arc::clone(&waiter)
     })
 }
 

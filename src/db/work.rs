@@ -9,10 +9,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::compaction::subcompaction::SplitMerge;
@@ -22,6 +19,8 @@ use crate::error::Error;
 use crate::event::TableEvent;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::options::CompactionRate;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::version::Version;
 
 /// The timer looks at the clock at least this often while something is due some day: the wall clock may be set.

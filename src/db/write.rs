@@ -11,10 +11,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use parking_lot::MutexGuard;
 
 use crate::batch::{WriteBatch, operations};
 use crate::checksum::checksum;
@@ -27,6 +24,8 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::options::{Durability, Stall, WriteOptions};
+use crate::sync::atomic::Ordering;
+use crate::sync::{MutexGuard, thread_local};
 use crate::wal::WalPosition;
 
 /// A buffer kept by a thread for its single operations is not kept when it grew beyond this.
@@ -80,7 +79,8 @@ pub(crate) fn write_one(
     (key, change): (&[u8], Change<'_>),
     options: WriteOptions,
 ) -> Result<()> {
-    SINGLE.with_borrow_mut(|batch| {
+    SINGLE.with(|batch| {
+        let batch = &mut *batch.borrow_mut();
         batch.clear();
         match change {
             Change::Put(value) => match core.default_ttl_ms() {

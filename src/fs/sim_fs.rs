@@ -47,8 +47,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use self::content::{BLOCK_BYTES, block_count};
 use self::disk::{Disk, InodeId};
 use self::faults::{Gate, Operation};
@@ -58,6 +56,7 @@ use crate::error::{Error, Result};
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, ReadFile};
 use crate::fs::{locked_elsewhere, not_a_directory};
+use crate::sync::Mutex;
 
 /// What a power cut leaves of the state that was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,9 +49,9 @@
 #![expect(unsafe_code, reason = "leaves and records are followed by pointer; see the proofs")]
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use super::record::{MemKey, Record};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// The slots of a leaf. More make the index shorter and the scan longer.
 pub(super) const LEAF_LEN: usize = 32;

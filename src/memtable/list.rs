@@ -28,15 +28,15 @@
 
 use std::ops::Bound;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crossbeam_epoch::Guard;
 use crossbeam_skiplist::SkipList;
-use parking_lot::Mutex;
 
 use super::arena::Arena;
 use super::leaf::{LEAF_BYTES, LEAF_LEN, Leaf, Run};
 use super::record::{MemKey, Record};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicPtr, Ordering};
 
 /// What a node of the skiplist takes of the heap: 32 bytes and 8 for each level, of which there are
 /// 2 on average, in malloc's 16-byte steps; the expectation is 58.7.

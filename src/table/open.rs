@@ -10,7 +10,6 @@
 //! The manifest may describe a part of the table; the reader describes the file.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use crate::block::BlockLayout;
@@ -21,6 +20,7 @@ use crate::filter::FilterLayout;
 use crate::fs::{Access, FileSystem, Mapping, ReadFile};
 use crate::key::FileNumber;
 use crate::options::ReadMode;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::table::TableMeta;
 use crate::table::format::{FOOTER_LEN, Footer, HEADER_LEN, Properties, Region, check_header};
 use crate::table::reader::{ReadContext, TableReader, locate, private_bytes};

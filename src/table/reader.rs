@@ -24,7 +24,6 @@
 use std::cell::RefCell;
 use std::ops::{AddAssign, Range};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::block::bytes::{BlockBytes, PinnedValue};
@@ -37,6 +36,8 @@ use crate::filter::{FilterLayout, KeyProbe};
 use crate::fs::{Access, Mapping, ReadFile};
 use crate::key::{SequenceNumber, Trailer};
 use crate::options::{Compression, ReadMode, Verify};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread_local;
 use crate::table::TableMeta;
 use crate::table::format::{BLOCK_TRAILER_LEN, BlockHandle, Footer, HEADER_LEN};
 
@@ -332,10 +333,11 @@ impl TableReader {
         /// A huge block must not hold its memory until the thread ends.
         const SCRATCH_BYTES_MAX: usize = 1 << 20;
         thread_local! {
-            static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            static SCRATCH: RefCell<Vec<u8>> = RefCell::default();
         }
         let len = handle.len as usize;
-        SCRATCH.with_borrow_mut(|scratch| {
+        SCRATCH.with(|scratch| {
+            let scratch = &mut *scratch.borrow_mut();
             if scratch.len() < len {
                 scratch.resize(len, 0);
             }

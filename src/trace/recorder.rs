@@ -16,9 +16,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::batch::{Operation, operations};
 use crate::clock::Clock;
@@ -27,6 +24,8 @@ use crate::expiry::split_expiring;
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, FileSystem};
 use crate::key::{KeyspaceId, ValueKind, key_hash};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::trace::format::{
     BLOCK_HEADER_BYTES_MAX, MAGIC, PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX, SAMPLE_SHIFT_MAX,
     encode_block_header, encode_file_header, encode_frame, encode_record,

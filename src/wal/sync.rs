@@ -15,10 +15,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{FileSystem, LogFile};
+use crate::sync::Mutex;
 use crate::wal::WalPosition;
 
 /// What the writer shares with what it hands out.

@@ -4,8 +4,6 @@
 //! of what was flushed, and the manifest's totals fit those since open. Counters that every operation touches are
 //! read one after the other: two of them may be some operations apart.
 
-use std::sync::atomic::Ordering;
-
 use crate::db::counters::{JobTotals, StallCounters};
 use crate::db::disk_usage::Part;
 use crate::db::metrics::space::live_bytes_estimate;
@@ -13,6 +11,7 @@ use crate::db::metrics::{
     CompactionMetrics, KeyspaceMetrics, LevelMetrics, LifetimeMetrics, Metrics, StallMetrics,
 };
 use crate::db::state::{Inner, KeyspaceCore, Tree};
+use crate::sync::atomic::Ordering;
 use crate::trace::recorder::Recorder;
 use crate::version::totals::{CompactionTotals, LifetimeTotals};
 use crate::wal::writer::WalWriter;
