@@ -107,7 +107,7 @@ impl SyncKind {
             FileKind::Table(_) => Some(SyncKind::Table),
             FileKind::Manifest(_) => Some(SyncKind::Manifest),
             FileKind::Current | FileKind::CurrentTemporary => Some(SyncKind::Current),
-            FileKind::Lock => None,
+            FileKind::Lock | FileKind::Incomplete => None,
         }
     }
 }
