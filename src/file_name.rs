@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `LOCK` | locked while the database is open; always empty |
 //! | `CURRENT` | names the live manifest |
+//! | `INCOMPLETE` | the directory is being put together by a checkpoint or a restore, or was left so by a crash |
 //! | `CURRENT.tmp` | the next `CURRENT`, before its rename |
 //! | `MANIFEST-NNNNNN` | a log of version edits |
 //! | `NNNNNN.table` | a table |
@@ -21,6 +22,7 @@ pub(crate) enum FileKind {
     Lock,
     Current,
     CurrentTemporary,
+    Incomplete,
     Manifest(FileNumber),
     Table(FileNumber),
     WalSegment(FileNumber),
@@ -33,6 +35,7 @@ impl FileKind {
             FileKind::Lock => "LOCK".to_owned(),
             FileKind::Current => "CURRENT".to_owned(),
             FileKind::CurrentTemporary => "CURRENT.tmp".to_owned(),
+            FileKind::Incomplete => "INCOMPLETE".to_owned(),
             FileKind::Manifest(number) => format!("MANIFEST-{number}"),
             FileKind::Table(number) => format!("{number}.table"),
             FileKind::WalSegment(number) => format!("{number}.wal"),
@@ -50,6 +53,7 @@ impl FileKind {
             "LOCK" => FileKind::Lock,
             "CURRENT" => FileKind::Current,
             "CURRENT.tmp" => FileKind::CurrentTemporary,
+            "INCOMPLETE" => FileKind::Incomplete,
             _ => {
                 if let Some(number) = name.strip_prefix("MANIFEST-") {
                     FileKind::Manifest(parse_number(number)?)
@@ -81,6 +85,7 @@ mod tests {
             FileKind::Lock,
             FileKind::Current,
             FileKind::CurrentTemporary,
+            FileKind::Incomplete,
             FileKind::Manifest(FileNumber(3)),
             FileKind::Table(FileNumber(12)),
             FileKind::WalSegment(FileNumber(1_234_567)),

@@ -1,4 +1,4 @@
-//! Flush: writes frozen memtables out as one table of level 0.
+//! Flush: writes memtables out as one table of level 0.
 //!
 //! One table holds all of them: level 0 counts runs, and a flushed run is one table. Versions that
 //! no snapshot needs are left out, so a key overwritten many times within a memtable costs one
@@ -6,7 +6,7 @@
 //! tombstones and sequence numbers stay.
 //!
 //! # Rules
-//! * The memtables are frozen: nobody writes to them any more.
+//! * The memtables of [`flush`] are frozen: nobody writes to them any more.
 //! * The table and its name are durable when [`flush`] returns; the manifest edit comes after that.
 //! * An error leaves nothing behind, as far as the file can be removed.
 
@@ -46,12 +46,36 @@ pub(crate) fn flush(
     memtables: &[Arc<MemTable>],
     ctx: &FlushContext<'_>,
 ) -> Result<Option<TableMeta>> {
+    let written = write_table(memtables, SequenceNumber::MAX, ctx)?;
+    let expected: u64 = memtables.iter().map(|memtable| memtable.entry_count()).sum();
+    let count = written.as_ref().map_or(0, |(_, count)| *count);
+    assert_eq!(count, expected, "a flush writes every entry of its frozen memtables");
+    Ok(written.map(|(meta, _)| meta))
+}
+
+/// As [`flush`], of memtables that may be written to meanwhile, for a copy of the database as of one moment: only what
+/// `sequence` sees is written, and of that only what a reader at `sequence` can still ask for.
+pub(crate) fn copy_visible(
+    memtables: &[Arc<MemTable>],
+    sequence: SequenceNumber,
+    ctx: &FlushContext<'_>,
+) -> Result<Option<TableMeta>> {
+    Ok(write_table(memtables, sequence, ctx)?.map(|(meta, _)| meta))
+}
+
+/// Writes the entries up to `sequence`, and says how many it read; `None` if there are none.
+fn write_table(
+    memtables: &[Arc<MemTable>],
+    sequence: SequenceNumber,
+    ctx: &FlushContext<'_>,
+) -> Result<Option<(TableMeta, u64)>> {
     let mut cursor = MergingCursor::new(memtables.iter().map(MemTable::cursor).collect());
     cursor.seek_to_first()?;
+    skip_newer(&mut cursor, sequence)?;
     if !cursor.valid() {
         return Ok(None);
     }
-    let written = write(&mut cursor, memtables, ctx);
+    let written = write(&mut cursor, memtables, sequence, ctx);
     if written.is_err() {
         // The error is the one worth telling; a file that stays is an orphan, deleted at open.
         let _ = ctx.fs.remove(&FileKind::Table(ctx.number).path(ctx.dir));
@@ -59,11 +83,20 @@ pub(crate) fn flush(
     written.map(Some)
 }
 
+/// Moves to the next entry that `sequence` sees, unless the cursor stands on one.
+fn skip_newer(cursor: &mut impl Cursor, sequence: SequenceNumber) -> Result<()> {
+    while cursor.valid() && cursor.trailer().sequence() > sequence {
+        cursor.next()?;
+    }
+    Ok(())
+}
+
 fn write(
     cursor: &mut impl Cursor,
     memtables: &[Arc<MemTable>],
+    sequence: SequenceNumber,
     ctx: &FlushContext<'_>,
-) -> Result<TableMeta> {
+) -> Result<(TableMeta, u64)> {
     let options = TableWriterOptions {
         number: ctx.number,
         block_bytes: ctx.options.block_bytes,
@@ -89,12 +122,11 @@ fn write(
         }
         entries += 1;
         cursor.next()?;
+        skip_newer(cursor, sequence)?;
     }
-    let expected: u64 = memtables.iter().map(|memtable| memtable.entry_count()).sum();
-    assert_eq!(entries, expected, "a flush writes every entry of its frozen memtables");
     let meta = writer.finish()?;
     ctx.fs.sync_dir(ctx.dir)?;
-    Ok(meta)
+    Ok((meta, entries))
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ pub(crate) mod file_name;
 pub mod clock;
 pub mod spawn;
 pub mod fs;
+pub(crate) mod content;
 pub(crate) mod cache;
 pub(crate) mod batch;
 pub(crate) mod cursor;
@@ -69,16 +70,20 @@ pub mod table;
 pub(crate) mod value;
 pub mod version;
 pub(crate) mod manifest;
+pub(crate) mod assembly;
 pub(crate) mod table_cache;
 pub mod compaction;
 pub mod event;
 pub(crate) mod flush;
+pub mod backup;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
 
+pub use backup::BackupDir;
 pub use batch::WriteBatch;
 pub use db::check::VerifyReport;
+pub use db::checkpoint::CheckpointReport;
 pub use db::ingest::{Ingest, IngestReport};
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;

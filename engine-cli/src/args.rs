@@ -93,6 +93,14 @@ pub enum Command {
     Amp(AmpArgs),
     /// Read every byte of every file and name what is damaged; exit 3 if anything is
     Verify,
+    /// Make a second database of this moment in a new directory, by hard links
+    Checkpoint(CopyArgs),
+    /// Add a backup to a backup directory; only what it lacks is copied
+    Backup(CopyArgs),
+    /// List, verify or remove the backups in a directory; needs no database
+    Backups(BackupsArgs),
+    /// Make the database that --db names, which must not exist, of a backup
+    Restore(RestoreArgs),
     /// List or drop keyspaces
     Keyspaces(KeyspacesArgs),
     /// Print every option with its default, range and meaning
@@ -249,6 +257,33 @@ pub struct AmpArgs {
     /// Scan every keyspace, and so know exactly what is alive
     #[arg(long)]
     pub exact: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CopyArgs {
+    /// Directory to make it in
+    pub dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupsArgs {
+    /// Directory with backups
+    pub dir: PathBuf,
+    /// Read every byte of every backup; exit 3 if anything is damaged
+    #[arg(long, conflicts_with = "remove")]
+    pub verify: bool,
+    /// Remove this backup, and what only it needs
+    #[arg(long, value_name = "ID")]
+    pub remove: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// Directory with backups
+    pub dir: PathBuf,
+    /// Which backup (default: the latest)
+    #[arg(long, value_name = "N")]
+    pub id: Option<u64>,
 }
 
 #[derive(Args, Debug)]

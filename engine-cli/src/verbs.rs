@@ -3,6 +3,7 @@
 pub mod about;
 pub mod advise;
 pub mod amplification;
+pub mod copies;
 pub mod entries;
 pub mod reports;
 pub mod simulate;

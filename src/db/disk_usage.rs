@@ -19,7 +19,7 @@
 //! to the log or a read.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -130,8 +130,8 @@ impl DiskUsage {
         self.state.lock().table_bytes_appended
     }
 
-    fn set_bytes(&self, path: &Path, bytes: u64) {
-        if let Some(kind) = kind_of(path) {
+    fn set_bytes(&self, kind: Option<FileKind>, bytes: u64) {
+        if let Some(kind) = kind {
             let file = FileUse { part: part_of_new(kind), bytes };
             self.state.lock().set(kind, Some(file));
         }
@@ -147,22 +147,22 @@ impl DiskUsage {
         }
     }
 
-    fn note_removed(&self, path: &Path) {
-        if let Some(kind) = kind_of(path) {
+    fn note_removed(&self, kind: Option<FileKind>) {
+        if let Some(kind) = kind {
             self.state.lock().set(kind, None);
         }
     }
 
-    fn note_renamed(&self, from: &Path, to: &Path) {
+    fn note_renamed(&self, from: Option<FileKind>, to: Option<FileKind>) {
         let mut state = self.state.lock();
-        let Some(file) = kind_of(from).and_then(|kind| state.files.get(&kind).copied()) else {
+        let Some(file) = from.and_then(|kind| state.files.get(&kind).copied()) else {
             return;
         };
         // Gone first: else the peak would count the file twice.
-        if let Some(kind) = kind_of(from) {
+        if let Some(kind) = from {
             state.set(kind, None);
         }
-        if let Some(kind) = kind_of(to) {
+        if let Some(kind) = to {
             state.set(kind, Some(file));
         }
     }
@@ -177,9 +177,11 @@ fn part_of_new(kind: FileKind) -> Part {
     match kind {
         FileKind::Table(_) => Part::InFlight,
         FileKind::WalSegment(_) => Part::Wal,
-        FileKind::Manifest(_) | FileKind::Current | FileKind::CurrentTemporary | FileKind::Lock => {
-            Part::Manifest
-        }
+        FileKind::Manifest(_)
+        | FileKind::Current
+        | FileKind::CurrentTemporary
+        | FileKind::Incomplete
+        | FileKind::Lock => Part::Manifest,
     }
 }
 
@@ -187,12 +189,19 @@ fn part_of_new(kind: FileKind) -> Part {
 #[derive(Debug)]
 pub(crate) struct MeteredFs {
     fs: Arc<dyn FileSystem>,
+    dir: PathBuf,
     usage: Arc<DiskUsage>,
 }
 
 impl MeteredFs {
-    pub(crate) fn new(fs: Arc<dyn FileSystem>, usage: Arc<DiskUsage>) -> Self {
-        MeteredFs { fs, usage }
+    /// Meters the files that stand in `dir`. Those of other directories (checkpoints, backups) are not counted.
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: &Path, usage: Arc<DiskUsage>) -> Self {
+        MeteredFs { fs, dir: dir.to_path_buf(), usage }
+    }
+
+    /// The kind of a file of the database; `None` for any other.
+    fn kind_of(&self, path: &Path) -> Option<FileKind> {
+        kind_of(path).filter(|_| path.parent() == Some(&*self.dir))
     }
 }
 
@@ -207,8 +216,8 @@ impl FileSystem for MeteredFs {
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
         let file = self.fs.create(path)?;
-        self.usage.set_bytes(path, 0);
-        Ok(match kind_of(path) {
+        self.usage.set_bytes(self.kind_of(path), 0);
+        Ok(match self.kind_of(path) {
             Some(kind) => Box::new(MeteredFile { file, kind, usage: Arc::clone(&self.usage) }),
             None => file,
         })
@@ -220,7 +229,7 @@ impl FileSystem for MeteredFs {
 
     fn create_log(&self, path: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>> {
         let file = self.fs.create_log(path, bytes, mapped)?;
-        self.usage.set_bytes(path, bytes);
+        self.usage.set_bytes(self.kind_of(path), bytes);
         Ok(file)
     }
 
@@ -232,7 +241,7 @@ impl FileSystem for MeteredFs {
         mapped: bool,
     ) -> Result<Box<dyn LogFile>> {
         let file = self.fs.recycle_log(from, to, bytes, mapped)?;
-        self.usage.note_renamed(from, to);
+        self.usage.note_renamed(self.kind_of(from), self.kind_of(to));
         Ok(file)
     }
 
@@ -242,19 +251,24 @@ impl FileSystem for MeteredFs {
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
         self.fs.truncate(path, bytes)?;
-        self.usage.set_bytes(path, bytes);
+        self.usage.set_bytes(self.kind_of(path), bytes);
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.fs.rename(from, to)?;
-        self.usage.note_renamed(from, to);
+        self.usage.note_renamed(self.kind_of(from), self.kind_of(to));
         Ok(())
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        // Not counted: it takes no space. The engine makes links only to other directories.
+        self.fs.hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
         self.fs.remove(path)?;
-        self.usage.note_removed(path);
+        self.usage.note_removed(self.kind_of(path));
         Ok(())
     }
 
@@ -303,8 +317,8 @@ mod tests {
     #[test]
     fn a_table_goes_from_in_flight_to_live_to_obsolete_to_nothing() {
         let usage = Arc::new(DiskUsage::default());
-        let fs = MeteredFs::new(Arc::new(SimFs::new()), Arc::clone(&usage));
         let dir = Path::new("/db");
+        let fs = MeteredFs::new(Arc::new(SimFs::new()), dir, Arc::clone(&usage));
         fs.create_dir_all(dir).unwrap();
         let path = FileKind::Table(FileNumber(7)).path(dir);
         let mut file = fs.create(&path).unwrap();
@@ -326,8 +340,8 @@ mod tests {
     #[test]
     fn renames_count_once_and_what_is_replaced_is_gone() {
         let usage = Arc::new(DiskUsage::default());
-        let fs = MeteredFs::new(Arc::new(SimFs::new()), Arc::clone(&usage));
         let dir = Path::new("/db");
+        let fs = MeteredFs::new(Arc::new(SimFs::new()), dir, Arc::clone(&usage));
         fs.create_dir_all(dir).unwrap();
         let segment = |number| FileKind::WalSegment(FileNumber(number)).path(dir);
         fs.create_log(&segment(1), 4096, false).unwrap();
@@ -341,6 +355,9 @@ mod tests {
         }
         assert_eq!(parts(&usage), [0, 0, 0, 1000, 20]);
         fs.create(&dir.join("notes.txt")).unwrap().append(b"foreign").unwrap();
+        let elsewhere = Path::new("/copy");
+        fs.create_dir_all(elsewhere).unwrap();
+        fs.create(&FileKind::Table(FileNumber(9)).path(elsewhere)).unwrap().append(b"x").unwrap();
         assert_eq!(usage.now().total(), 1020);
         let adopted = DiskUsage::default();
         adopted.adopt(&fs.list(dir).unwrap().unwrap());

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::assembly::refuse_incomplete;
 use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
@@ -88,7 +89,7 @@ struct Found {
 /// Opens or creates the database. See the module text.
 pub(crate) fn open(mut request: OpenRequest) -> Result<Arc<Handle>> {
     let disk = Arc::new(DiskUsage::default());
-    request.fs = Arc::new(MeteredFs::new(request.fs, Arc::clone(&disk)));
+    request.fs = Arc::new(MeteredFs::new(request.fs, &request.dir, Arc::clone(&disk)));
     let request = &request;
     request.options.validate()?;
     if let Some(options) = &request.default_keyspace {
@@ -157,6 +158,7 @@ fn find(request: &OpenRequest) -> Result<Found> {
     let lock = fs.lock(&FileKind::Lock.path(dir), lock_kind)?;
     // Listed again under the lock: the last owner may have been at work until now.
     let entries = fs.list(dir)?.unwrap_or_default();
+    refuse_incomplete(dir, &entries)?;
     let state = match recover(fs.as_ref(), dir)? {
         Some(recovered) => recovered.state,
         None => new_state(request, &entries)?,
@@ -407,6 +409,7 @@ fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
             totals_in_state: LifetimeTotals::default(),
         }),
         work: Arc::new(WorkQueue::new(background_rate(&request.options))),
+        table_contents: Mutex::default(),
         closed: AtomicBool::new(false),
         lock: Mutex::new(lock),
         options,
@@ -445,7 +448,7 @@ fn remove_orphans(inner: &Inner, entries: &[DirEntry]) {
             FileKind::Manifest(number) => manifest != Some(number),
             FileKind::WalSegment(number) => number < first_segment || !live.contains(&number),
             FileKind::CurrentTemporary => true,
-            FileKind::Current | FileKind::Lock => false,
+            FileKind::Current | FileKind::Lock | FileKind::Incomplete => false,
         };
         if is_orphan && inner.fs.remove(&kind.path(&inner.dir)).is_ok() {
             inner.counters().obsolete_files_removed.add(1);

@@ -10,7 +10,7 @@
 //! 2. `Inner::work`: what background threads do. Held while a job is chosen, never while one runs.
 //! 3. `Inner::commit`: the commit queue and the log.
 //! 4. leaves: the results of subcompactions, the snapshot list, the throttle and its watch, the table cache, the
-//!    list of unreferenced tables, the queue of events.
+//!    list of unreferenced tables, the contents of tables, the queue of events.
 //!
 //! Views are replaced by [`arc_swap::ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
 //! the version and the flushed memtables; each keeps what the other did.
@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::compaction::filter::CompactionFilter;
 use crate::compaction::{CompactionStrategy, built_in};
+use crate::content::Content;
 use crate::db::commit::{CommitQueue, CommitState};
 use crate::db::counters::{Counters, KeyspaceCounters};
 use crate::db::disk_usage::DiskUsage;
@@ -291,6 +292,8 @@ pub(crate) struct Inner {
     pub(crate) tree: Mutex<Tree>,
     pub(crate) next_file_number: AtomicU64,
     pub(crate) work: Arc<WorkQueue>,
+    /// What backups found in tables: an immutable file is read once.
+    pub(crate) table_contents: Mutex<HashMap<FileNumber, Content>>,
     pub(crate) closed: AtomicBool,
     /// Released last.
     pub(crate) lock: Mutex<Option<Box<dyn FileLock>>>,

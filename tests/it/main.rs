@@ -5,7 +5,9 @@
 //! written down, nothing sleeps, nothing asserts on time.
 //!
 //! * [`api`]: each public operation does what its documentation says.
+//! * [`backup`]: every backup restores to what it was made of, whatever failed, crashed or was damaged.
 //! * [`bad_input`]: wrong paths, options and files, locks and permissions: each an error that says what to do.
+//! * [`checkpoint`]: a checkpoint is exactly one moment, or no database at all.
 //! * [`concurrency`]: writers, readers, background work, sync and close at once, under every schedule that comes.
 //! * [`crash`]: a crash at every file operation leaves a prefix of the writes.
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
@@ -40,7 +42,9 @@
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod api;
+mod backup;
 mod bad_input;
+mod checkpoint;
 mod concurrency;
 mod crash;
 mod damage;

@@ -184,7 +184,8 @@ pub fn verify(global: &Global, out: &mut Out) -> Result<(), Failure> {
     }
 }
 
-fn found_text(found: usize) -> String {
+/// How many problems there are, in words.
+pub fn found_text(found: usize) -> String {
     if found == 1 { "one problem found".to_owned() } else { format!("{found} problems found") }
 }
 
@@ -211,7 +212,7 @@ fn verify_all(global: &Global) -> Result<Verified, VerifyStop> {
 }
 
 /// A finding as `path:offset: what`.
-fn problem(error: &esker::Error) -> String {
+pub fn problem(error: &esker::Error) -> String {
     let path = error.path().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
     match error.offset() {
         Some(offset) => format!("{path}:{offset}: {}", error.what()),
