@@ -4,7 +4,7 @@
 //! injects errors and counts operations. Nothing above this layer touches `std::fs`.
 //!
 //! # Contract
-//! * Bytes are durable only after `sync_data` of their file; a new, renamed or removed name only after
+//! * Bytes are durable only after `sync_data` of their file; a new, linked, renamed or removed name only after
 //!   [`FileSystem::sync_dir`] of its directory. Nothing above may rely on more.
 //! * After a failed sync the state of the unsynced bytes is unknown; callers must not sync again and believe it.
 //! * Files are named by absolute or caller-relative paths; the seam follows no policy of its own.
@@ -96,6 +96,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
     /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
 
+    /// Gives the file `from` a second name `to`, which may lie in another directory. Both are equal then: each can be
+    /// removed without the other, and a change through one shows under both. The new name is durable after
+    /// `sync_dir` of its directory, like any other. `false` if it cannot be done between these two paths (another
+    /// device, a file system without links, too many links, not permitted): then the caller copies. An error if `to`
+    /// exists.
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool>;
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> Result<()>;
 
@@ -151,6 +158,15 @@ fn not_a_directory(dir: &Path) -> Error {
     Error::new(ErrorKind::InvalidArgument, "not a directory")
         .at(dir)
         .advise("name the directory of a database, not a file")
+}
+
+/// Whether a link that failed with this error of the operating system would fail for any two files there, so that
+/// copying is the answer.
+fn is_unlinkable(errno: Option<i32>) -> bool {
+    matches!(
+        errno,
+        Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EMLINK)
+    )
 }
 
 fn locked_elsewhere(path: &Path) -> Error {

@@ -253,6 +253,11 @@ impl FileSystem for MeteredFs {
         Ok(())
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        // Not counted: it takes no space, and the name goes to another directory.
+        self.fs.hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         self.fs.remove(path)?;
         self.usage.note_removed(path);

@@ -9,6 +9,8 @@
 //! # What is durable
 //! * The bytes and the length of a file: after `sync_data`. Its name is not.
 //! * Names: after `sync_dir`. A rename is one change; no crash leaves half of it.
+//! * A second name of a file: as any name, after `sync_dir` of its own directory. It is one file still:
+//!   what is synced through one name is durable under all.
 //! * Directories: at once, because `create_dir_all` syncs the parents.
 //! * A log segment from `create_log`: its length, all zeros. Its name is not.
 //!
@@ -30,8 +32,8 @@
 //!
 //! # What is simpler than in reality
 //! A mapping is a copy of the file at the time of the call: later damage does not show in it. Paths
-//! are compared by name; there are no links and no permissions. Files cannot move between
-//! directories.
+//! are compared by name; there are no symbolic links and no permissions. Files cannot move between
+//! directories, but a file can have names in several ([`FileSystem::hard_link`]).
 
 mod access;
 mod content;
@@ -57,7 +59,7 @@ use self::handle::{Handle, SimAppendFile, SimFileLock, SimLogFile, SimReadFile};
 use crate::error::{Error, Result};
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, ReadFile};
-use crate::fs::{locked_elsewhere, not_a_directory};
+use crate::fs::{is_unlinkable, locked_elsewhere, not_a_directory};
 
 /// What a power cut leaves of the state that was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -449,6 +451,15 @@ impl FileSystem for SimFs {
         let operation = Operation::change("rename", from).to(to);
         let renamed = self.operate(&operation, |state| state.disk.rename(from, to));
         renamed.map_err(|e| Error::io("rename", from, e))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        let operation = Operation::change("link", from).to(to);
+        match self.operate(&operation, |state| state.disk.link(from, to)) {
+            Ok(()) => Ok(true),
+            Err(e) if is_unlinkable(e.raw_os_error()) => Ok(false),
+            Err(e) => Err(Error::io("link", to, e)),
+        }
     }
 
     fn remove(&self, path: &Path) -> Result<()> {

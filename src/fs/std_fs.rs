@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::fs::{
     Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile,
 };
-use crate::fs::{locked_elsewhere, not_a_directory};
+use crate::fs::{is_unlinkable, locked_elsewhere, not_a_directory};
 
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
 /// large page-cache folios, and one small store would later write a whole folio.
@@ -167,6 +167,14 @@ impl FileSystem for StdFs {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         std::fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        match std::fs::hard_link(from, to) {
+            Ok(()) => Ok(true),
+            Err(e) if is_unlinkable(e.raw_os_error()) => Ok(false),
+            Err(e) => Err(Error::io("link", to, e)),
+        }
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
@@ -394,6 +402,23 @@ mod tests {
             assert_eq!((&bytes[..3], &bytes[4090..4098]), (&b"new"[..], &b"straddle"[..]));
             assert!(StdFs.open(&first).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn a_link_is_a_second_name_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("below/to"));
+        StdFs.create(&from).unwrap().append(b"bytes").unwrap();
+        StdFs.create_dir_all(to.parent().unwrap()).unwrap();
+        assert!(StdFs.hard_link(&from, &to).unwrap());
+        let again = StdFs.hard_link(&from, &to).unwrap_err();
+        assert_eq!((again.kind(), again.path()), (ErrorKind::Io, Some(&*to)));
+        StdFs.remove(&from).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"bytes");
+        assert_eq!(
+            StdFs.hard_link(&from, &dir.path().join("x")).unwrap_err().kind(),
+            ErrorKind::Io
+        );
     }
 
     #[test]

@@ -433,6 +433,9 @@ impl FileSystem for RecordingFs {
         self.log.step("rename to", to)?;
         StdFs.rename(from, to)
     }
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        StdFs.hard_link(from, to)
+    }
     fn remove(&self, path: &Path) -> Result<()> {
         StdFs.remove(path)
     }

@@ -241,6 +241,10 @@ impl FileSystem for Recorder {
         StdFs.rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        StdFs.hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         StdFs.remove(path)
     }

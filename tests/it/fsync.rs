@@ -177,6 +177,12 @@ impl FileSystem for ForgetfulFs {
         Ok(())
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> Result<bool> {
+        let linked = self.sim.hard_link(from, to)?;
+        self.memory.note_name(to);
+        Ok(linked)
+    }
+
     fn remove(&self, path: &Path) -> Result<()> {
         self.sim.remove(path)
     }

@@ -32,16 +32,16 @@ pub(super) struct InodeId(u64);
 
 struct Inode {
     content: Arc<Content>,
-    /// Whether it has a current name.
-    named: bool,
+    /// How many current names it has.
+    link_count: u32,
     handle_count: u32,
     exclusive_lock: bool,
     shared_lock_count: u32,
 }
 
 impl Inode {
-    fn new(content: Arc<Content>, named: bool) -> Self {
-        Inode { content, named, handle_count: 0, exclusive_lock: false, shared_lock_count: 0 }
+    fn new(content: Arc<Content>, link_count: u32) -> Self {
+        Inode { content, link_count, handle_count: 0, exclusive_lock: false, shared_lock_count: 0 }
     }
 }
 
@@ -211,7 +211,7 @@ impl Disk {
     fn add_inode(&mut self, content: Content) -> InodeId {
         let id = InodeId(self.next_inode);
         self.next_inode += 1;
-        self.inodes.insert(id, Inode::new(Arc::new(content), true));
+        self.inodes.insert(id, Inode::new(Arc::new(content), 1));
         id
     }
 
@@ -227,9 +227,25 @@ impl Disk {
             return Ok(());
         }
         if let Some(replaced) = names.get(&to).copied() {
-            self.inode_mut(replaced).named = false;
+            if replaced == inode {
+                // Two names of one file: a rename between them does nothing, as on the operating system.
+                return Ok(());
+            }
+            self.inode_mut(replaced).link_count -= 1;
         }
         self.directory_mut(&to_dir).change(NameChange::Rename { from, to, inode });
+        Ok(())
+    }
+
+    /// Gives the file `from` the name `to` as well. The name is pending, like that of a new file.
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let inode = self.find(from)?.ok_or_else(|| os_error(libc::ENOENT))?;
+        let (to_dir, name) = self.split(to)?;
+        if self.directories[&to_dir].current.contains_key(&name) {
+            return Err(os_error(libc::EEXIST));
+        }
+        self.inode_mut(inode).link_count += 1;
+        self.directory_mut(&to_dir).change(NameChange::Create { name, inode });
         Ok(())
     }
 
@@ -237,7 +253,7 @@ impl Disk {
         let (dir, name) = self.split(path)?;
         let inode = self.directories[&dir].current.get(&name).copied();
         let inode = inode.ok_or_else(|| os_error(libc::ENOENT))?;
-        self.inode_mut(inode).named = false;
+        self.inode_mut(inode).link_count -= 1;
         self.directory_mut(&dir).change(NameChange::Remove { name, inode });
         Ok(())
     }
@@ -336,7 +352,8 @@ impl Disk {
 
     /// The space that files take: those with a name, and removed ones that are still open.
     pub(super) fn used_bytes(&self) -> u64 {
-        let held = self.inodes.values().filter(|inode| inode.named || inode.handle_count > 0);
+        let held =
+            self.inodes.values().filter(|inode| inode.link_count > 0 || inode.handle_count > 0);
         held.map(|inode| block_count(inode.content.bytes()) * BLOCK_BYTES as u64).sum()
     }
 
@@ -376,8 +393,11 @@ impl Disk {
         let Some(NameChange::Remove { inode: removed, .. }) = directory.pending.pop() else {
             unreachable!("remove leaves its change last")
         };
-        directory.durable.retain(|_, inode| *inode != removed);
-        directory.pending.retain(|change| change.inode() != removed);
+        // Names that it had before; not those that it still has.
+        if !directory.current.values().any(|inode| *inode == removed) {
+            directory.durable.retain(|_, inode| *inode != removed);
+            directory.pending.retain(|change| change.inode() != removed);
+        }
         Ok(())
     }
 
@@ -388,7 +408,7 @@ impl Disk {
         let inodes = self.inodes.iter();
         let mut disk = Disk {
             inodes: inodes
-                .map(|(id, inode)| (*id, Inode::new(inode.content.clone(), inode.named)))
+                .map(|(id, inode)| (*id, Inode::new(inode.content.clone(), inode.link_count)))
                 .collect(),
             directories: self.directories.clone(),
             next_inode: self.next_inode,
@@ -405,13 +425,15 @@ impl Disk {
             _ => 0,
         });
         let mut disk = Disk { next_inode: self.next_inode, ..Disk::default() };
-        let mut named = BTreeSet::new();
+        let mut link_counts = BTreeMap::new();
         for (path, directory) in &self.directories {
             let directory = directory.after_crash(persist, &mut rng);
-            named.extend(directory.current.values().copied());
+            for inode in directory.current.values() {
+                *link_counts.entry(*inode).or_default() += 1;
+            }
             disk.directories.insert(path.clone(), directory);
         }
-        for id in named {
+        for (id, link_count) in link_counts {
             let content = &self.inodes[&id].content;
             let surviving = match persist {
                 Persist::Nothing | Persist::NamesOnly => SurvivingBytes::Durable,
@@ -423,7 +445,7 @@ impl Disk {
             } else {
                 Arc::new(content.after_crash(surviving))
             };
-            disk.inodes.insert(id, Inode::new(content, true));
+            disk.inodes.insert(id, Inode::new(content, link_count));
         }
         disk
     }

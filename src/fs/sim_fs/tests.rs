@@ -651,6 +651,90 @@ fn replacing_an_observer_that_owns_a_file_does_not_deadlock() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
+// ---- links ----
+
+#[test]
+fn a_link_is_one_file_under_two_names_and_its_name_is_pending() {
+    let fs = with_db();
+    fs.create_dir_all(Path::new("/other")).unwrap();
+    let mut file = put_synced(&fs, "a", b"one");
+    let (from, to) = (path("a"), Path::new("/other/b"));
+    assert!(fs.hard_link(&from, to).unwrap());
+    let name_after = |persist| fs.crash_clone(persist).list_dir("/other");
+    assert!(name_after(Persist::Nothing).is_empty() && name_after(Persist::BytesOnly).is_empty());
+    assert_eq!(name_after(Persist::NamesOnly), ["b"]);
+    // The directory of the old name has nothing to do with it.
+    sync_db(&fs);
+    assert!(name_after(Persist::Nothing).is_empty());
+    fs.sync_dir(Path::new("/other")).unwrap();
+    // One file: bytes appended and synced through one name are there under both.
+    file.append(b"two").unwrap();
+    assert_eq!(fs.read_file(to).unwrap(), b"onetwo");
+    assert_eq!(fs.crash_clone(Persist::Nothing).read_file(to).unwrap(), b"one");
+    fs.sync_file(to).unwrap();
+    let crashed = fs.crash_clone(Persist::Nothing);
+    assert_eq!(crashed.read_file(to).unwrap(), b"onetwo");
+    assert_eq!(crashed.read_file(&from).unwrap(), b"onetwo");
+    crashed.write_file(&from, b"damage").unwrap();
+    assert_eq!(crashed.read_file(to).unwrap(), b"damage");
+}
+
+#[test]
+fn a_linked_file_lives_until_its_last_name_goes() {
+    let fs = with_db();
+    fs.create_dir_all(Path::new("/other")).unwrap();
+    put_synced(&fs, "a", &[7; BLOCK]);
+    let to = Path::new("/other/b");
+    fs.hard_link(&path("a"), to).unwrap();
+    fs.sync_dir(Path::new("/other")).unwrap();
+    // Two names take the space of one file.
+    fs.set_capacity_bytes(Some(2 * BLOCK as u64));
+    drop(put(&fs, "c", &[1; BLOCK]));
+    fs.remove(&path("c")).unwrap();
+    fs.remove(&path("a")).unwrap();
+    sync_db(&fs);
+    for clone in [fs.kill_clone(), fs.crash_clone(Persist::Nothing)] {
+        assert_eq!(clone.read_file(to).unwrap(), [7; BLOCK]);
+        let mut file = clone.create(&path("d")).unwrap();
+        assert_eq!(errno(&file.append(&[1; 2 * BLOCK]).unwrap_err()), Some(libc::ENOSPC));
+        clone.remove(to).unwrap();
+        assert!(file.append(&[1; BLOCK]).is_ok());
+    }
+    // The removal of the older name may be lost in a crash, without harm to the newer.
+    fs.hard_link(to, &path("e")).unwrap();
+    sync_db(&fs);
+    fs.remove(to).unwrap();
+    let crashed = fs.crash_clone(Persist::Nothing);
+    assert_eq!(crashed.read_file(path("e")), crashed.read_file(to));
+    crashed.remove_file(path("e")).unwrap();
+    assert_eq!(crashed.crash_clone(Persist::Nothing).list_dir("/other"), ["b"]);
+}
+
+#[test]
+fn links_fail_as_on_the_operating_system() {
+    let fs = with_db();
+    put_synced(&fs, "a", b"a");
+    put_synced(&fs, "b", b"b");
+    let exists = fs.hard_link(&path("a"), &path("b")).unwrap_err();
+    assert_eq!((errno(&exists), exists.path()), (Some(libc::EEXIST), Some(&*path("b"))));
+    assert_eq!(errno(&fs.hard_link(&path("z"), &path("c")).unwrap_err()), Some(libc::ENOENT));
+    let nowhere = Path::new("/none/c");
+    assert_eq!(errno(&fs.hard_link(&path("a"), nowhere).unwrap_err()), Some(libc::ENOENT));
+    // What any two files there would meet is no error but an answer.
+    for errno in [libc::EXDEV, libc::EPERM, libc::EMLINK] {
+        fs.fail_when("link a -> c", errno, Repeat::Once);
+        assert!(!fs.hard_link(&path("a"), &path("c")).unwrap());
+    }
+    assert!(fs.read_file(path("c")).is_none());
+    // A rename between two names of one file does nothing.
+    fs.hard_link(&path("a"), &path("c")).unwrap();
+    fs.rename(&path("a"), &path("c")).unwrap();
+    assert_eq!(fs.list_dir("/db"), ["a", "b", "c"]);
+    for name in ["a", "c"] {
+        fs.remove(&path(name)).unwrap();
+    }
+}
+
 // ---- locks and odd paths ----
 
 #[test]
