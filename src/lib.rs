@@ -72,12 +72,14 @@ pub(crate) mod table_cache;
 pub mod compaction;
 pub mod event;
 pub(crate) mod flush;
+pub(crate) mod check;
+pub mod repair;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
 
 pub use batch::WriteBatch;
-pub use db::check::VerifyReport;
+pub use check::VerifyReport;
 pub use db::iter::{Cursor, Iter};
 pub use db::keyspace::Keyspace;
 pub use db::manual::{CompactOptions, CompactionProgress};
