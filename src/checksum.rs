@@ -8,15 +8,22 @@ use crc32fast::Hasher;
 /// CRC-32 of `parts` in order, salted with a file number and an offset in that file.
 #[inline]
 pub(crate) fn checksum_at(file: u64, offset: u64, parts: &[&[u8]]) -> u32 {
+    let mut hasher = hasher_at(file, offset);
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// A CRC-32 under way that has taken only the salt: for bytes whose end is being looked for.
+#[inline]
+pub(crate) fn hasher_at(file: u64, offset: u64) -> Hasher {
     let mut salt = [0u8; 16];
     salt[..8].copy_from_slice(&file.to_le_bytes());
     salt[8..].copy_from_slice(&offset.to_le_bytes());
     let mut hasher = Hasher::new();
     hasher.update(&salt);
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finalize()
+    hasher
 }
 
 /// CRC-32 of `bytes`, unsalted.

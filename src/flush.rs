@@ -19,7 +19,7 @@ use crate::cursor::merging::MergingCursor;
 use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
-use crate::key::{FileNumber, SequenceNumber};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::memtable::MemTable;
 use crate::options::KeyspaceOptions;
 use crate::table::TableMeta;
@@ -31,6 +31,7 @@ pub(crate) struct FlushContext<'a> {
     pub(crate) fs: &'a dyn FileSystem,
     /// The database's directory.
     pub(crate) dir: &'a Path,
+    pub(crate) keyspace: KeyspaceId,
     pub(crate) options: &'a KeyspaceOptions,
     /// The sequence numbers in use, ascending; the last is the visible one.
     pub(crate) snapshots: &'a [SequenceNumber],
@@ -99,6 +100,7 @@ fn write(
 ) -> Result<(TableMeta, u64)> {
     let options = TableWriterOptions {
         number: ctx.number,
+        keyspace: ctx.keyspace,
         block_bytes: ctx.options.block_bytes,
         compression: ctx.options.compression_at(0),
         filter: ctx.options.filter,

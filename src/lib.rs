@@ -76,13 +76,15 @@ pub mod compaction;
 pub mod event;
 pub(crate) mod flush;
 pub mod backup;
+pub(crate) mod check;
+pub mod repair;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;
 
 pub use backup::BackupDir;
 pub use batch::WriteBatch;
-pub use db::check::VerifyReport;
+pub use check::VerifyReport;
 pub use db::checkpoint::CheckpointReport;
 pub use db::ingest::{Ingest, IngestReport};
 pub use db::iter::{Cursor, Iter};

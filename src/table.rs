@@ -22,6 +22,7 @@ pub(crate) mod cursor;
 pub(crate) mod format;
 mod open;
 pub(crate) mod reader;
+pub(crate) mod salvage;
 mod verify;
 pub(crate) mod writer;
 

@@ -253,13 +253,14 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::filter::KeyProbe;
     use crate::fs::StdFs;
-    use crate::key::{Trailer, key_hash};
+    use crate::key::{KeyspaceId, Trailer, key_hash};
     use crate::options::{Compression, ReadMode, Verify};
     use crate::table::reader::ReadStats;
     use crate::table::writer::{TableWriter, TableWriterOptions};
 
     fn table(dir: &Path, number: u64) -> Arc<Table> {
         let options = TableWriterOptions {
+            keyspace: KeyspaceId::default(),
             number: FileNumber(number),
             block_bytes: 4096,
             compression: Compression::None,

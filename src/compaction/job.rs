@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::expiry::user_value_len;
 use crate::file_name::FileKind;
 use crate::fs::{Access, FileSystem};
-use crate::key::{FileNumber, SequenceNumber, Trailer};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer};
 use crate::options::KeyspaceOptions;
 use crate::table::Table;
 use crate::table_cache::TableCache;
@@ -54,6 +54,8 @@ pub(crate) struct JobContext<'a> {
     /// The database's directory.
     pub(crate) dir: &'a Path,
     pub(crate) tables: &'a Arc<TableCache>,
+    /// Whose tree it is.
+    pub(crate) keyspace: KeyspaceId,
     pub(crate) options: &'a KeyspaceOptions,
     /// The sequence numbers in use, ascending; the last is the visible one.
     pub(crate) snapshots: &'a [SequenceNumber],
@@ -72,6 +74,8 @@ pub(crate) struct JobContext<'a> {
 /// What holds for all of a merge, whoever runs it in however many parts.
 #[derive(Clone, Debug)]
 pub(crate) struct MergeTerms {
+    /// Whose tree it is.
+    pub(crate) keyspace: KeyspaceId,
     pub(crate) options: Arc<KeyspaceOptions>,
     /// The sequence numbers in use, ascending; the last is the visible one.
     pub(crate) snapshots: Vec<SequenceNumber>,
@@ -222,6 +226,7 @@ impl<'a, 'c> Merge<'a, 'c> {
         let outputs = Outputs::new(OutputContext {
             fs: ctx.fs,
             dir: ctx.dir,
+            keyspace: ctx.keyspace,
             options: ctx.options,
             level: inputs.output_level,
             new_file_number: ctx.new_file_number,

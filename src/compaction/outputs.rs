@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
-use crate::key::{FileNumber, Trailer};
+use crate::key::{FileNumber, KeyspaceId, Trailer};
 use crate::options::KeyspaceOptions;
 use crate::table::TableMeta;
 use crate::table::writer::{TableWriter, TableWriterOptions};
@@ -27,6 +27,7 @@ const BELOW_TABLES_MAX: u64 = 16;
 pub(super) struct OutputContext<'a> {
     pub(super) fs: &'a dyn FileSystem,
     pub(super) dir: &'a Path,
+    pub(super) keyspace: KeyspaceId,
     pub(super) options: &'a KeyspaceOptions,
     pub(super) level: usize,
     pub(super) new_file_number: &'a dyn Fn() -> FileNumber,
@@ -101,6 +102,7 @@ impl<'a> Outputs<'a> {
     fn create(ctx: &OutputContext<'_>, number: FileNumber) -> Result<TableWriter> {
         let options = TableWriterOptions {
             number,
+            keyspace: ctx.keyspace,
             block_bytes: ctx.options.block_bytes,
             compression: ctx.options.compression_at(ctx.level),
             filter: ctx.options.filter,

@@ -1,8 +1,10 @@
-//! Verification: every byte of every file, and every claim that one file makes of another.
+//! Verification of an open database, and the scrubber. What is checked of a file stands in `check`; here it is compared
+//! with what is in memory, beside readers and writers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::check::{VerifyReport, check_record};
 use crate::db::state::Inner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -12,30 +14,7 @@ use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
 use crate::options::RecoveryMode;
 use crate::table::{Table, TableMeta};
-use crate::wal::replay::{ReplayOptions, replay};
-
-/// What a verification read, and what was wrong.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct VerifyReport {
-    /// Tables read.
-    pub tables: u64,
-    /// Bytes of those tables.
-    pub table_bytes: u64,
-    /// Entries in those tables.
-    pub entries: u64,
-    /// Records of the log read.
-    pub wal_records: u64,
-    /// Everything that is wrong: one error each, with file and offset. Empty: all is well.
-    pub problems: Vec<Error>,
-}
-
-impl VerifyReport {
-    /// Whether nothing was wrong.
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty()
-    }
-}
+use crate::wal::replay::{ReplayOptions, WalRecord, replay};
 
 /// Reads everything. Damage goes into the report; an error is returned only if the work itself could not go on.
 pub(crate) fn verify(inner: &Inner) -> Result<VerifyReport> {
@@ -116,10 +95,9 @@ fn verify_log(inner: &Inner, report: &mut VerifyReport) {
         mode: RecoveryMode::PointInTime,
         promised,
     };
-    let mut decode = |record: &crate::wal::replay::WalRecord<'_>| {
-        crate::batch::operations(record.payload).try_for_each(|operation| operation.map(drop))
-    };
-    match replay(inner.fs.as_ref(), &inner.dir, options, &mut decode) {
+    let next_id = Some(tree.state.next_keyspace_id);
+    let mut check = |record: &WalRecord<'_>| check_record(record, next_id, &inner.dir);
+    match replay(inner.fs.as_ref(), &inner.dir, options, &mut check) {
         Ok(found) => report.wal_records = found.record_count,
         Err(error) => report.problems.push(error),
     }

@@ -227,7 +227,13 @@ fn merge(
         newest_snapshot,
     });
     let options = Arc::clone(&job.options);
-    let terms = MergeTerms { options, snapshots, now_ms: inner.clock.unix_ms(), filter };
+    let terms = MergeTerms {
+        keyspace: job.core.id,
+        options,
+        snapshots,
+        now_ms: inner.clock.unix_ms(),
+        filter,
+    };
     let count_max = subcompactions_max(inner, job, plan_bytes(&job.plan, &version));
     let output = if count_max > 1 {
         let tables = &inner.read.tables;
@@ -363,6 +369,7 @@ fn job_context<'a>(
         fs: inner.fs.as_ref(),
         dir: &inner.dir,
         tables: &inner.read.tables,
+        keyspace: terms.keyspace,
         options: &terms.options,
         snapshots: &terms.snapshots,
         now_ms: terms.now_ms,

@@ -55,6 +55,7 @@ fn flush_memory(
     let context = FlushContext {
         fs: inner.fs.as_ref(),
         dir: &inner.dir,
+        keyspace: core.id,
         options: &options,
         snapshots: &snapshots,
         number: inner.new_file_number(),

@@ -202,22 +202,6 @@ fn new_state(request: &OpenRequest, entries: &[DirEntry]) -> Result<ManifestStat
     Ok(state)
 }
 
-/// Options as the manifest kept them. Options that this version does not know are an error, not ignored.
-fn read_options(name: &str, pairs: &[(String, String)]) -> Result<KeyspaceOptions> {
-    let mut options = KeyspaceOptions::default();
-    for (option, value) in pairs {
-        if !options.set(option, value)? {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("keyspace {name} has an option that this version does not know: {option}={value}"),
-            )
-            .advise("open the database with the esker version that wrote it, or a newer one"));
-        }
-    }
-    options.validate()?;
-    Ok(options)
-}
-
 fn change_default_options(state: &mut ManifestState, options: &KeyspaceOptions) -> Result<()> {
     let pairs = stored_options(options);
     let stored = state.keyspaces.get(&KeyspaceId::default()).map(|keyspace| &keyspace.options);
@@ -273,7 +257,7 @@ type Cores = BTreeMap<KeyspaceId, Arc<KeyspaceCore>>;
 
 fn make_cores(request: &OpenRequest, state: &ManifestState) -> Result<Cores> {
     let make = |(id, keyspace): (&KeyspaceId, &crate::manifest::state::KeyspaceState)| {
-        let options = read_options(&keyspace.name, &keyspace.options)?;
+        let options = keyspace.parsed_options()?;
         let strategy = strategy_for(&request.strategies, &options);
         let version = Arc::new(keyspace.version.clone());
         Ok((*id, KeyspaceCore::new(*id, &keyspace.name, options, version, strategy)))

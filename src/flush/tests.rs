@@ -25,6 +25,7 @@ fn flushed(
     let ctx = FlushContext {
         fs,
         dir: Path::new("/db"),
+        keyspace: KeyspaceId::default(),
         options: &options,
         snapshots: &snapshots,
         number: FileNumber(7),

@@ -48,34 +48,28 @@ pub(crate) struct Recovered {
     pub(crate) manifest_number: FileNumber,
     /// Bytes of a torn last record; 0 after a clean close.
     pub(crate) torn_tail_bytes: u64,
+    /// Whether that record is there to its last byte, by its own length, and only its checksum is wrong.
+    pub(crate) torn_is_whole: bool,
 }
 
 /// The state that the manifest of the database in `dir` tells; `None` if there is no `CURRENT`, and
 /// so no database yet. Changes nothing.
 pub(crate) fn recover(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Recovered>> {
-    let current_path = FileKind::Current.path(dir);
-    let Some(current) = fs.open(&current_path)? else { return Ok(None) };
-    let bytes = read_whole(&*current, CURRENT_BYTES_MAX, &current_path)?;
-    let number = decode_current(&bytes).ok_or_else(|| {
-        Error::corruption(&current_path, 0, "CURRENT does not name a manifest").advise(
-            "restore CURRENT from a copy; it holds the name of the MANIFEST file with the highest \
-             number, and the checksum of that name",
-        )
-    })?;
-    let path = FileKind::Manifest(number).path(dir);
-    let Some(file) = fs.open(&path)? else {
-        let what = "the manifest that CURRENT names is missing";
-        return Err(Error::corruption(&path, 0, what)
-            .advise("restore the whole database directory from a copy of one moment"));
-    };
-    let bytes = read_whole(&*file, u64::MAX, &path)?;
-    let mut recovered = fold(&bytes, number, &path)?;
-    let next = FileNumber(number.0.saturating_add(1));
-    recovered.state.next_file_number = recovered.state.next_file_number.max(next);
-    Ok(Some(recovered))
+    let Some(number) = read_current(fs, dir)? else { return Ok(None) };
+    match recover_manifest(fs, dir, number)? {
+        None => Err(missing_manifest(dir, number)),
+        found => Ok(found),
+    }
 }
 
-fn read_whole(file: &dyn ReadFile, bytes_max: u64, path: &Path) -> Result<Vec<u8>> {
+/// The error for a manifest that is named and not there.
+pub(crate) fn missing_manifest(dir: &Path, number: FileNumber) -> Error {
+    let what = "the manifest that CURRENT names is missing";
+    Error::corruption(&FileKind::Manifest(number).path(dir), 0, what)
+        .advise("restore the whole database directory from a copy of one moment, or repair it")
+}
+
+pub(crate) fn read_whole(file: &dyn ReadFile, bytes_max: u64, path: &Path) -> Result<Vec<u8>> {
     let too_long = || Error::corruption(path, 0, format!("a file of {} bytes", file.bytes()));
     if file.bytes() > bytes_max {
         return Err(too_long());
@@ -124,8 +118,10 @@ pub(super) fn fold(bytes: &[u8], number: FileNumber, path: &Path) -> Result<Reco
         }
     }
     let state = replay.finish().map_err(|error| locate(error, path, offset))?;
+    let torn_is_whole = split_record(bytes, offset)
+        .is_some_and(|(_, payload, _)| RECORD_HEADER_LEN + payload.len() == torn_tail_bytes);
     let torn_tail_bytes = torn_tail_bytes as u64;
-    Ok(Recovered { state, manifest_number: number, torn_tail_bytes })
+    Ok(Recovered { state, manifest_number: number, torn_tail_bytes, torn_is_whole })
 }
 
 /// Adds the place to an error that knows none.
@@ -184,6 +180,57 @@ fn split_record(bytes: &[u8], offset: usize) -> Option<(&[u8], &[u8], u32)> {
     // No edit is empty; and zeros, which is what a torn tail often is, are no record.
     let payload = decoder.bytes(usize::try_from(len).ok().filter(|len| *len > 0)?).ok()?;
     Some((&record[..4], payload, crc))
+}
+
+/// Every edit in the bytes of manifest `number` whose checksum holds, with its offset, whatever stands between them.
+/// After damage the edits of a manifest make no state any more; but each says what it says.
+pub(crate) fn salvage_edits(bytes: &[u8], number: FileNumber) -> Vec<(u64, VersionEdit)> {
+    let mut edits = Vec::new();
+    let mut offset = HEADER_LEN;
+    while offset < bytes.len() {
+        let payload = record_at(bytes, number, offset);
+        if let Some(payload) = payload
+            && let Ok(edit) = VersionEdit::decode(payload)
+        {
+            edits.push((offset as u64, edit));
+            offset += RECORD_HEADER_LEN + payload.len();
+            continue;
+        }
+        match record_behind(bytes, number, offset) {
+            Search::Found(next) => offset = next,
+            Search::Nothing | Search::GaveUp => break,
+        }
+    }
+    edits
+}
+
+/// The manifest `number` in `dir`, read as far as an open would; `None` if there is no such file.
+pub(crate) fn recover_manifest(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    number: FileNumber,
+) -> Result<Option<Recovered>> {
+    let path = FileKind::Manifest(number).path(dir);
+    let Some(file) = fs.open(&path)? else { return Ok(None) };
+    let bytes = read_whole(&*file, u64::MAX, &path)?;
+    let mut recovered = fold(&bytes, number, &path)?;
+    let next = FileNumber(number.0.saturating_add(1));
+    recovered.state.next_file_number = recovered.state.next_file_number.max(next);
+    Ok(Some(recovered))
+}
+
+/// The manifest that `CURRENT` in `dir` names; `None` if there is no `CURRENT`.
+pub(crate) fn read_current(fs: &dyn FileSystem, dir: &Path) -> Result<Option<FileNumber>> {
+    let path = FileKind::Current.path(dir);
+    let Some(current) = fs.open(&path)? else { return Ok(None) };
+    let bytes = read_whole(&*current, CURRENT_BYTES_MAX, &path)?;
+    let number = decode_current(&bytes).ok_or_else(|| {
+        Error::corruption(&path, 0, "CURRENT does not name a manifest").advise(
+            "restore CURRENT from a copy; it holds the name of the MANIFEST file with the highest \
+             number, and the checksum of that name",
+        )
+    })?;
+    Ok(Some(number))
 }
 
 enum Search {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
+use crate::options::KeyspaceOptions;
 use crate::table::Table;
 use crate::version::edit::{KeyspaceCreated, OptionPairs, TableAdded, VersionEdit};
 use crate::version::totals::LifetimeTotals;
@@ -32,6 +33,26 @@ pub(crate) struct KeyspaceState {
     /// Up to here all writes to the keyspace are in its tables.
     pub(crate) flushed_sequence: SequenceNumber,
     pub(crate) version: Version,
+}
+
+impl KeyspaceState {
+    /// The options as this version understands them. One that it does not know is an error, not ignored.
+    pub(crate) fn parsed_options(&self) -> Result<KeyspaceOptions> {
+        let mut options = KeyspaceOptions::default();
+        for (option, value) in &self.options {
+            if !options.set(option, value)? {
+                let name = &self.name;
+                let what = format!(
+                    "keyspace {name} has an option that this version does not know: {option}={value}"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, what).advise(
+                    "open the database with the esker version that wrote it, or a newer one",
+                ));
+            }
+        }
+        options.validate()?;
+        Ok(options)
+    }
 }
 
 /// A database as its manifest tells it. The default is a database before its first edit.

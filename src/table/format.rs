@@ -22,12 +22,13 @@ use crate::checksum::checksum_at;
 use crate::coding::{Decoder, Truncated, put_slice, put_u32, put_u64, put_varint};
 use crate::compression::{method_byte, method_from_byte};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{FileNumber, SequenceNumber};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::options::Compression;
 use crate::table::TableMeta;
 
 pub(crate) const MAGIC: [u8; 8] = *b"eskertab";
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The version that is written. Version 1, which is read too, does not name the keyspace.
+pub(crate) const FORMAT_VERSION: u32 = 2;
 pub(crate) const HEADER_LEN: usize = 20;
 pub(crate) const FOOTER_LEN: usize = 84;
 /// What follows the payload of a data block: compression and crc.
@@ -114,7 +115,7 @@ fn check_version(magic: &[u8], version: u32, offset: u64, path: &Path) -> Result
             .at(path)
             .advise("open the database with the esker version that wrote it, or a newer one"));
     }
-    if version != FORMAT_VERSION {
+    if version == 0 {
         return Err(Error::corruption(path, offset, format!("there is no table format {version}")));
     }
     Ok(())
@@ -129,6 +130,14 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// The bytes of the region in a `file`, if they are all there and those that were written.
+    pub(crate) fn bytes_in(self, file: &[u8], number: FileNumber) -> Option<&[u8]> {
+        let start = usize::try_from(self.offset).ok()?;
+        let end = start.checked_add(usize::try_from(self.len).ok()?)?;
+        let bytes = file.get(start..end)?;
+        (Region::of(number, self.offset, bytes) == self).then_some(bytes)
+    }
+
     /// The region that `bytes` are at `offset`.
     pub(crate) fn of(number: FileNumber, offset: u64, bytes: &[u8]) -> Self {
         Region { offset, len: bytes.len() as u64, crc: checksum_at(number.0, offset, &[bytes]) }
@@ -164,6 +173,17 @@ impl Footer {
         put_u32(&mut out, crc);
         out.extend_from_slice(&end);
         out
+    }
+
+    /// The regions that these bytes name, if they are the footer of any table, good or bad: for
+    /// whoever checks each region by itself.
+    pub(crate) fn peek(bytes: &[u8; FOOTER_LEN]) -> Self {
+        let mut decoder = Decoder::new(bytes);
+        let mut region = || -> Result<Region, Truncated> {
+            Ok(Region { offset: decoder.u64()?, len: decoder.u64()?, crc: decoder.u32()? })
+        };
+        let mut next = || region().unwrap_or_default();
+        Footer { filter: next(), index: next(), properties: next() }
     }
 
     /// Reads the footer that stands at `offset`, and checks that the regions lie back to back up to
@@ -220,6 +240,8 @@ pub(crate) struct Properties {
     pub(crate) block_count: u64,
     /// The compression asked for; blocks that it did not help are stored as they are.
     pub(crate) compression: Compression,
+    /// Whose entries they are; `None` in tables written before this was noted.
+    pub(crate) keyspace: Option<KeyspaceId>,
 }
 
 impl Properties {
@@ -244,6 +266,9 @@ impl Properties {
         out.push(method_byte(self.compression));
         put_slice(out, &meta.smallest);
         put_slice(out, &meta.largest);
+        if let Some(keyspace) = self.keyspace {
+            put_varint(out, keyspace.0.into());
+        }
     }
 
     /// Reads properties; the length and checksum of the file come from the caller.
@@ -262,6 +287,11 @@ impl Properties {
         let compression = method_from_byte(decoder.u8().map_err(truncated)?)?;
         let smallest = decoder.slice().map_err(truncated)?;
         let largest = decoder.slice().map_err(truncated)?;
+        let keyspace = if decoder.is_empty() {
+            None
+        } else {
+            Some(KeyspaceId(decoder.varint32().map_err(truncated)?))
+        };
         if !decoder.is_empty() {
             return Err(damaged("bytes after the properties"));
         }
@@ -296,6 +326,6 @@ impl Properties {
             // A file knows nothing of the trees that it is in.
             hidden_entry_count: 0,
         };
-        Ok(Properties { meta, block_count, compression })
+        Ok(Properties { meta, block_count, compression, keyspace })
     }
 }

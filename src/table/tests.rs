@@ -12,11 +12,12 @@ use crate::cursor::Cursor;
 use crate::error::{ErrorKind, Result};
 use crate::filter::KeyProbe;
 use crate::fs::{Access, StdFs};
-use crate::key::{Trailer, ValueKind, compare_entries, key_hash};
+use crate::key::{KeyspaceId, Trailer, ValueKind, compare_entries, key_hash};
 use crate::options::{Compression, FilterKind, ReadMode, Verify};
 use crate::table::cursor::TableCursor;
 use crate::table::format::{BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Region};
 use crate::table::reader::{ReadContext, ReadStats};
+use crate::table::salvage::describe;
 use crate::table::writer::{TableWriter, TableWriterOptions};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -28,6 +29,7 @@ const MODES: [ReadMode; 2] = [ReadMode::Mmap, ReadMode::Pread];
 
 fn options(compression: Compression) -> TableWriterOptions {
     TableWriterOptions {
+        keyspace: KeyspaceId::default(),
         number: FileNumber(7),
         block_bytes: 512,
         compression,
@@ -621,9 +623,8 @@ fn an_index_that_points_outside_is_corruption() {
     }
 }
 
-fn golden() -> Vec<u8> {
-    include_str!("golden/table.hex")
-        .lines()
+fn golden(text: &str) -> Vec<u8> {
+    text.lines()
         .filter(|line| !line.starts_with('#'))
         .flat_map(str::split_whitespace)
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
@@ -649,12 +650,22 @@ fn stored_bytes_never_change() {
     let written = std::fs::read(&path).unwrap();
     let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
     let text: Vec<String> = hex.chunks(16).map(|line| line.join(" ")).collect();
-    assert_eq!(written, golden(), "the bytes written are\n{}", text.join("\n"));
-    std::fs::write(&path, golden()).unwrap();
+    let current = golden(include_str!("golden/table.hex"));
+    assert_eq!(written, current, "the bytes written are\n{}", text.join("\n"));
+    let (number, first) = (meta.number, golden(include_str!("golden/table_1.hex")));
+    for (bytes, keyspace) in [(current, Some(KeyspaceId(0))), (first, None)] {
+        std::fs::write(&path, bytes).unwrap();
+        let (meta, found) = describe(&StdFs, dir.path(), number).unwrap();
+        assert_eq!(found, keyspace, "version 1 does not name it");
+        check_golden(dir.path(), &meta, &entries);
+    }
+}
+
+fn check_golden(dir: &Path, meta: &TableMeta, entries: &[Entry]) {
     for mode in MODES {
-        let reader = open(dir.path(), &meta, &context(mode)).unwrap();
+        let reader = open(dir, meta, &context(mode)).unwrap();
         assert_eq!(reader.block_count(), 3);
-        check_cursor(&entries, &mut cursor_of(&reader, Access::Random));
+        check_cursor(entries, &mut cursor_of(&reader, Access::Random));
         reader.verify_all(reader.meta()).unwrap();
     }
 }

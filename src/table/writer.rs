@@ -23,7 +23,9 @@ use crate::expiry::{ExpiryRange, user_value_len};
 use crate::file_name::FileKind;
 use crate::filter::FilterBuilder;
 use crate::fs::{AppendFile, FileSystem};
-use crate::key::{FileNumber, KEY_LEN_MAX, SequenceNumber, Trailer, VALUE_LEN_MAX, key_hash};
+use crate::key::{
+    FileNumber, KEY_LEN_MAX, KeyspaceId, SequenceNumber, Trailer, VALUE_LEN_MAX, key_hash,
+};
 use crate::options::{Compression, FilterKind};
 use crate::table::TableMeta;
 use crate::table::format::{
@@ -39,6 +41,8 @@ const WRITEBACK_BYTES: u64 = 2 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableWriterOptions {
     pub(crate) number: FileNumber,
+    /// Whose entries they are. The manifest knows; the table says it too, for the day when there is no manifest.
+    pub(crate) keyspace: KeyspaceId,
     /// A block, as it lies in the file before compression, is no longer than this unless it holds a
     /// single entry.
     pub(crate) block_bytes: usize,
@@ -216,7 +220,8 @@ impl TableWriter {
         let filter = output.put_region(number, |out| self.filter.finish(filter_offset, out));
         let index = output.put_region(number, |out| self.index.finish(out));
         let (compression, block_count) = (self.options.compression, self.block_count);
-        let properties = Properties { meta: self.meta, block_count, compression };
+        let keyspace = Some(self.options.keyspace);
+        let properties = Properties { meta: self.meta, block_count, compression, keyspace };
         let region = output.put_region(number, |out| properties.encode(out));
         let footer = Footer { filter, index, properties: region };
         output.buffer.extend_from_slice(&footer.encode(number));

@@ -18,7 +18,7 @@ use crate::error::ErrorKind;
 use crate::flush::{FlushContext, flush};
 use crate::fs::SimFs;
 use crate::fs::sim_fs::{Persist, Repeat};
-use crate::key::{Trailer, ValueKind, key_hash};
+use crate::key::{KeyspaceId, Trailer, ValueKind, key_hash};
 use crate::memtable::MemTable;
 use crate::options::{Compression, Leveled, ReadMode, Verify};
 use crate::table::TableMeta;
@@ -66,6 +66,7 @@ impl Tree {
         let ctx = FlushContext {
             fs: &self.fs,
             dir: &self.dir,
+            keyspace: KeyspaceId::default(),
             options: &self.options,
             snapshots,
             number,
@@ -84,6 +85,7 @@ impl Tree {
     fn write(&mut self, level: usize, run: u64, entries: &[Entry]) {
         let number = self.new_number();
         let options = crate::table::writer::TableWriterOptions {
+            keyspace: KeyspaceId::default(),
             number,
             block_bytes: 512,
             compression: Compression::None,
@@ -117,6 +119,7 @@ impl Tree {
                 fs: &self.fs,
                 dir: &self.dir,
                 tables: &self.cache,
+                keyspace: KeyspaceId::default(),
                 options: &self.options,
                 snapshots,
                 now_ms: 0,

@@ -14,7 +14,7 @@ use crate::expiry::EXPIRY_LEN;
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
 use crate::fs::sim_fs::SimFs;
-use crate::key::{FileNumber, SequenceNumber, Trailer, ValueKind, key_hash};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, ValueKind, key_hash};
 use crate::memtable::MemTable;
 use crate::options::KeyspaceOptions;
 use crate::table::writer::{TableWriter, TableWriterOptions};
@@ -187,6 +187,7 @@ impl Sample {
         fs.create_dir_all(dir)?;
         let writer_options = TableWriterOptions {
             number: FileNumber(1),
+            keyspace: KeyspaceId::default(),
             block_bytes: options.block_bytes,
             compression: options.compression_at(level),
             filter: options.filter,

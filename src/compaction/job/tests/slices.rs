@@ -53,6 +53,7 @@ impl Tree {
             fs: &fs,
             dir: &dir,
             tables: &cache,
+            keyspace: KeyspaceId::default(),
             options: &options,
             snapshots,
             now_ms: 0,
@@ -77,7 +78,7 @@ impl Tree {
     /// The tree as an open after a crash finds it: metadata by way of the manifest's bytes.
     fn reopened(&self) -> Tree {
         let tables_added = self.version.tables().map(|(level, run, table)| TableAdded {
-            keyspace: crate::key::KeyspaceId(0),
+            keyspace: KeyspaceId(0),
             level,
             run: run.id,
             meta: table.meta().clone(),

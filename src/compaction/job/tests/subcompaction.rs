@@ -14,6 +14,7 @@ impl Tree {
         subcompactions_max: usize,
     ) -> SplitMerge {
         let terms = MergeTerms {
+            keyspace: KeyspaceId::default(),
             options: Arc::new(self.options.clone()),
             snapshots: snapshots.to_vec(),
             now_ms: 0,
@@ -35,6 +36,7 @@ impl Tree {
             fs: &self.fs,
             dir: &self.dir,
             tables: &self.cache,
+            keyspace: KeyspaceId::default(),
             options: &self.options,
             snapshots: &merge.terms().snapshots,
             now_ms: 0,
@@ -194,6 +196,7 @@ fn subcompactions_run_at_the_same_time() {
                     fs,
                     dir,
                     tables: cache,
+                    keyspace: KeyspaceId::default(),
                     options,
                     snapshots: &merge.terms().snapshots,
                     now_ms: 0,

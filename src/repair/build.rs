@@ -1,0 +1,394 @@
+//! Carries a plan out: new tables, the originals in safety, then the manifest.
+//!
+//! In place, new tables are written in `lost-N/`, and go to their place once all are whole: so a crash leaves no half
+//! table among the tables, where a repair without a manifest would find it.
+
+use std::cmp::Reverse;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::check::{Survey, read_context};
+use crate::clock::Clock;
+use crate::compaction::retention::Retention;
+use crate::cursor::Cursor;
+use crate::cursor::merging::MergingCursor;
+use crate::error::{Error, Result};
+use crate::file_name::FileKind;
+use crate::flush::{FlushContext, flush};
+use crate::fs::{Access, FileSystem};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer};
+use crate::manifest::Manifest;
+use crate::manifest::state::{KeyspaceState, ManifestState};
+use crate::repair::RepairReport;
+use crate::repair::plan::{Damaged, Plan, TreePlan};
+use crate::table::cursor::TableCursor;
+use crate::table::reader::TableReader;
+use crate::table::salvage::salvage;
+use crate::table::writer::{TableWriter, TableWriterOptions};
+use crate::table::{Table, TableMeta};
+use crate::version::{LEVEL_COUNT, RunId, Version};
+
+/// The level of a tree whose shape is not known: all of it is one run.
+const REBUILT_LEVEL: usize = LEVEL_COUNT - 1;
+/// What is copied at once where there are no links.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Does what the plan says.
+pub(super) fn build(
+    fs: &Arc<dyn FileSystem>,
+    clock: &dyn Clock,
+    dir: &Path,
+    into: Option<&Path>,
+    plan: Plan,
+    survey: &Survey,
+    report: &mut RepairReport,
+) -> Result<()> {
+    let fs = &**fs;
+    let target = into.unwrap_or(dir);
+    let stage = match into {
+        Some(into) => make_empty(fs, into)?,
+        None => make_lost_dir(fs, dir, survey)?,
+    };
+    let mut builder = Builder {
+        fs,
+        dir,
+        stage: &stage,
+        now_ms: clock.unix_ms(),
+        next_number: first_number(&plan, survey),
+        made: Vec::new(),
+    };
+    let mut trees = Vec::new();
+    let mut state = plan.base.clone();
+    for (id, tree) in &plan.trees {
+        let tables = if plan.has_shape {
+            builder.build_tree(*id, tree, &plan)?
+        } else {
+            builder.rebuild_tree(*id, tree, &plan, report)?
+        };
+        trees.push((*id, tree, tables));
+    }
+    let Builder { next_number, made, .. } = builder;
+    finish_state(&mut state, &plan, survey, trees, next_number)?;
+    if into.is_some() {
+        for table in live_tables(&state).filter(|number| !made.contains(number)) {
+            let kind = FileKind::Table(table);
+            link_or_copy(fs, &kind.path(dir), &kind.path(target))?;
+        }
+    } else {
+        keep_originals(fs, dir, &stage, survey)?;
+        for number in &made {
+            let kind = FileKind::Table(*number);
+            fs.rename(&kind.path(&stage), &kind.path(dir))?;
+        }
+        fs.sync_dir(&stage)?;
+        report.originals = Some(stage.clone());
+    }
+    fs.sync_dir(target)?;
+    let number = state.next_file_number;
+    state.next_file_number = FileNumber(number.0 + 1);
+    Manifest::create(fs, target, number, &state)?;
+    report.database = Some(target.to_path_buf());
+    Ok(())
+}
+
+fn live_tables(state: &ManifestState) -> impl Iterator<Item = FileNumber> {
+    let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
+    versions.flat_map(|version| version.tables().map(|(_, _, table)| table.meta().number))
+}
+
+/// A number above those of all files that there are or were.
+fn first_number(plan: &Plan, survey: &Survey) -> FileNumber {
+    let used = survey.table_numbers().into_iter().chain(survey.manifest_numbers()).max();
+    let next = FileNumber(used.map_or(1, |used| used.0.saturating_add(1)));
+    next.max(plan.base.next_file_number)
+}
+
+/// Makes `dir`, which must not hold anything.
+fn make_empty(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf> {
+    if fs.list(dir)?.is_some_and(|entries| !entries.is_empty()) {
+        return Err(Error::invalid("the directory is not empty")
+            .at(dir)
+            .advise("name a new directory, or remove what an earlier attempt left there"));
+    }
+    fs.create_dir_all(dir)?;
+    Ok(dir.to_path_buf())
+}
+
+/// Makes the first `lost-N` that there is not yet.
+fn make_lost_dir(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<PathBuf> {
+    let is_used = |name: &str| survey.entries.iter().any(|entry| entry.name == name);
+    let name = (1u64..).map(|number| format!("lost-{number}")).find(|name| !is_used(name));
+    let lost = dir.join(name.expect("a directory does not hold 2^64 names"));
+    fs.create_dir_all(&lost)?;
+    Ok(lost)
+}
+
+/// Gives every file of the database a second name in `lost`.
+fn keep_originals(fs: &dyn FileSystem, dir: &Path, lost: &Path, survey: &Survey) -> Result<()> {
+    for entry in survey.entries.iter().filter(|entry| entry.is_file) {
+        let Some(kind) = FileKind::parse(&entry.name) else { continue };
+        if kind == FileKind::Lock {
+            // Empty, and a link would share our lock.
+            continue;
+        }
+        link_or_copy(fs, &kind.path(dir), &kind.path(lost))?;
+    }
+    fs.sync_dir(lost)
+}
+
+fn link_or_copy(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
+    if fs.hard_link(from, to)? {
+        return Ok(());
+    }
+    let vanished = || Error::corruption(from, 0, "a file vanished during repair");
+    let source = fs.open(from)?.ok_or_else(vanished)?;
+    let mut copy = fs.create(to)?;
+    let mut piece = vec![0; PIECE_BYTES.min(source.bytes()) as usize];
+    let mut at = 0;
+    while at < source.bytes() {
+        let len = (source.bytes() - at).min(PIECE_BYTES) as usize;
+        source.read_at(&mut piece[..len], at)?;
+        copy.append(&piece[..len])?;
+        at += len as u64;
+    }
+    copy.sync_data()
+}
+
+type PlacedTable = (usize, RunId, TableMeta);
+
+/// The state that the new manifest begins with.
+fn finish_state(
+    state: &mut ManifestState,
+    plan: &Plan,
+    survey: &Survey,
+    trees: Vec<(KeyspaceId, &TreePlan, Vec<PlacedTable>)>,
+    next_number: FileNumber,
+) -> Result<()> {
+    let sequences =
+        trees.iter().flat_map(|(_, _, tables)| tables).map(|(_, _, meta)| meta.sequence_max);
+    let damaged = plan.trees.values().flat_map(|tree| &tree.damaged);
+    let known = damaged.filter_map(|table| Some(table.known.as_ref()?.sequence_max));
+    let last = sequences.chain(known).max().unwrap_or(SequenceNumber::ZERO);
+    state.last_sequence = state.last_sequence.max(last).max(plan.log.max_sequence);
+    state.next_file_number = next_number;
+    state.next_keyspace_id = plan.next_keyspace_id;
+    let segments = survey.segment_numbers();
+    let replayed = survey.log.as_ref().map_or(FileNumber(0), |replayed| replayed.next_segment);
+    let used = segments.last().map_or(FileNumber(1), |last| FileNumber(last.0.saturating_add(1)));
+    let promised = FileNumber(state.wal_synced.segment.0.saturating_add(1));
+    // No segment of the old log is part of the new one.
+    state.wal_first_segment = state.wal_first_segment.max(replayed).max(used).max(promised);
+    state.keyspaces.clear();
+    for (id, tree, tables) in trees {
+        let added: Vec<_> = tables
+            .into_iter()
+            .map(|(level, run, meta)| (level, run, Arc::new(Table::new(meta))))
+            .collect();
+        let keyspace = KeyspaceState {
+            name: tree.name.clone(),
+            options: tree.pairs.clone(),
+            flushed_sequence: state.last_sequence,
+            version: Version::empty().apply(&[], &added)?,
+        };
+        state.keyspaces.insert(id, keyspace);
+    }
+    Ok(())
+}
+
+struct Builder<'a> {
+    fs: &'a dyn FileSystem,
+    dir: &'a Path,
+    /// Where new tables are written.
+    stage: &'a Path,
+    now_ms: u64,
+    next_number: FileNumber,
+    /// New tables.
+    made: Vec<FileNumber>,
+}
+
+impl Builder<'_> {
+    fn new_number(&mut self) -> FileNumber {
+        let number = self.next_number;
+        self.next_number.0 += 1;
+        number
+    }
+
+    /// A tree whose shape is known: damaged tables are replaced in their place, the log goes on top.
+    fn build_tree(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        plan: &Plan,
+    ) -> Result<Vec<PlacedTable>> {
+        let mut tables = tree.kept.clone();
+        for damaged in &tree.damaged {
+            let meta = self.rewrite(id, tree, damaged, damaged.place.0)?;
+            tables.extend(meta.map(|meta| (damaged.place.0, damaged.place.1, meta)));
+        }
+        for meta in self.write_log(id, tree, plan)? {
+            tables.push((0, RunId(meta.number.0), meta));
+        }
+        Ok(tables)
+    }
+
+    /// A tree of which only the tables are known: one run, in which tables whose keys meet are merged.
+    fn rebuild_tree(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        plan: &Plan,
+        report: &mut RepairReport,
+    ) -> Result<Vec<PlacedTable>> {
+        let mut sources: Vec<TableMeta> =
+            tree.kept.iter().map(|(_, _, meta)| meta.clone()).collect();
+        for damaged in &tree.damaged {
+            sources.extend(self.rewrite(id, tree, damaged, REBUILT_LEVEL)?);
+        }
+        sources.extend(self.write_log(id, tree, plan)?);
+        sources.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+        let run = RunId(self.next_number.0);
+        let mut tables = Vec::new();
+        let mut rest = sources.as_slice();
+        while let Some(first) = rest.first() {
+            let mut largest = &first.largest;
+            let mut count = 1;
+            while let Some(next) = rest.get(count).filter(|next| next.smallest <= *largest) {
+                largest = largest.max(&next.largest);
+                count += 1;
+            }
+            let (meeting, behind) = rest.split_at(count);
+            rest = behind;
+            if count == 1 {
+                tables.push(first.clone());
+                continue;
+            }
+            let merged = self.merge(id, tree, meeting)?;
+            let old: u64 = meeting
+                .iter()
+                .filter(|meta| !self.made.contains(&meta.number))
+                .map(|m| m.entry_count)
+                .sum();
+            report.entries_kept = report.entries_kept.saturating_sub(old);
+            report.entries_rewritten += old;
+            tables.extend(merged);
+        }
+        Ok(tables.into_iter().map(|meta| (REBUILT_LEVEL, run, meta)).collect())
+    }
+
+    fn writer(&mut self, id: KeyspaceId, tree: &TreePlan, level: usize) -> Result<TableWriter> {
+        let number = self.new_number();
+        let options = TableWriterOptions {
+            number,
+            keyspace: id,
+            block_bytes: tree.options.block_bytes,
+            compression: tree.options.compression_at(level),
+            filter: tree.options.filter,
+            filter_bits: tree.options.filter_bits_at(level),
+        };
+        self.made.push(number);
+        TableWriter::create(self.fs, self.stage, options)
+    }
+
+    /// What is left of a damaged table, as a new one; `None` if that is nothing.
+    fn rewrite(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        damaged: &Damaged,
+        level: usize,
+    ) -> Result<Option<TableMeta>> {
+        let mut writer = self.writer(id, tree, level)?;
+        let told = damaged.known.as_ref().or(damaged.own.as_ref());
+        let (min_ms, max_ms) =
+            told.map_or((self.now_ms, self.now_ms), |t| (t.write_time_min_ms, t.write_time_max_ms));
+        writer.set_write_times(min_ms.min(max_ms), max_ms);
+        let mut add = |key: &[u8], trailer: Trailer, value: &[u8]| writer.add(key, trailer, value);
+        let found = salvage(self.fs, self.dir, damaged.number, damaged.known.as_ref(), &mut add)?;
+        assert!(found.entry_count > 0, "the plan found entries in the same bytes");
+        writer.finish().map(Some)
+    }
+
+    /// What the log holds of the keyspace, as tables, oldest first.
+    fn write_log(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        plan: &Plan,
+    ) -> Result<Vec<TableMeta>> {
+        let mut metas = Vec::new();
+        for memtable in plan.log.memtables.get(&id).into_iter().flatten() {
+            let number = self.new_number();
+            let context = FlushContext {
+                fs: self.fs,
+                dir: self.stage,
+                keyspace: id,
+                options: &tree.options,
+                snapshots: &[SequenceNumber::MAX],
+                number,
+                now_ms: self.now_ms,
+            };
+            if let Some(meta) = flush(std::slice::from_ref(memtable), &context)? {
+                self.made.push(number);
+                metas.push(meta);
+            }
+        }
+        Ok(metas)
+    }
+
+    /// Merges tables into new ones that hold of each key the newest version, or its tombstone.
+    fn merge(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        tables: &[TableMeta],
+    ) -> Result<Vec<TableMeta>> {
+        let mut newest_first: Vec<&TableMeta> = tables.iter().collect();
+        // Of entries that are alike the first source's counts.
+        newest_first.sort_by_key(|meta| Reverse(meta.number));
+        let mut cursors = Vec::new();
+        for meta in newest_first {
+            let place = if self.made.contains(&meta.number) { self.stage } else { self.dir };
+            let reader = TableReader::open(self.fs, place, meta, &read_context())?;
+            cursors.push(TableCursor::new(Arc::new(reader), Access::Sequential));
+        }
+        let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
+        let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
+        let mut retention = Retention::new(&[SequenceNumber::MAX], self.now_ms);
+        let mut cursor = MergingCursor::new(cursors);
+        cursor.seek_to_first()?;
+        let mut last: (Vec<u8>, Option<Trailer>) = (Vec::new(), None);
+        let mut open: Option<TableWriter> = None;
+        let mut finished = Vec::new();
+        while cursor.valid() {
+            let (key, trailer, value) = (cursor.key(), cursor.trailer(), cursor.value());
+            if last.1 == Some(trailer) && last.0 == key {
+                cursor.next()?;
+                continue;
+            }
+            let fate = retention.next(key, trailer, value, |_| false)?;
+            if let Some((trailer, value)) = fate.written(trailer, value) {
+                let is_new = last.1.is_none() || last.0 != key;
+                let is_full =
+                    |writer: &TableWriter| writer.estimated_bytes() >= tree.options.table_bytes;
+                if is_new && open.as_ref().is_some_and(is_full) {
+                    finished.extend(open.take().map(TableWriter::finish).transpose()?);
+                }
+                let writer = match &mut open {
+                    Some(writer) => writer,
+                    None => {
+                        let mut writer = self.writer(id, tree, REBUILT_LEVEL)?;
+                        writer.set_write_times(min_ms.min(max_ms), max_ms);
+                        open.insert(writer)
+                    }
+                };
+                writer.add(key, trailer, value)?;
+            }
+            last.0.clear();
+            last.0.extend_from_slice(key);
+            last.1 = Some(trailer);
+            cursor.next()?;
+        }
+        finished.extend(open.map(TableWriter::finish).transpose()?);
+        Ok(finished)
+    }
+}

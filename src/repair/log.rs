@@ -1,0 +1,117 @@
+//! The log into memtables: all of it if an open would take it, else every record that is still whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::batch::operations;
+use crate::check::{Survey, check_record, log_options};
+use crate::error::{ErrorKind, Result};
+use crate::fs::FileSystem;
+use crate::key::{KeyspaceId, SequenceNumber, Trailer, key_hash};
+use crate::memtable::MemTable;
+use crate::options::RecoveryMode;
+use crate::repair::LostWrites;
+use crate::wal::replay::{WalRecord, replay};
+use crate::wal::segment::RecordKind;
+
+/// What becomes of the operations on a keyspace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Up to here the tables have everything.
+    pub(super) flushed: SequenceNumber,
+    /// Bytes at which a memtable is full.
+    pub(super) memtable_bytes: u64,
+}
+
+/// What the log held.
+#[derive(Debug, Default)]
+pub(super) struct LogContent {
+    /// Of each keyspace, oldest first.
+    pub(super) memtables: BTreeMap<KeyspaceId, Vec<Arc<MemTable>>>,
+    pub(super) lost: Vec<LostWrites>,
+    /// Entries that went into memtables.
+    pub(super) entry_count: u64,
+    /// At least every sequence number in the log.
+    pub(super) max_sequence: SequenceNumber,
+}
+
+/// Reads the log. `wanted` says of each keyspace what is done with it; `None`: it was dropped.
+pub(super) fn read_log(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    survey: &Survey,
+    now_ms: u64,
+    wanted: &dyn Fn(KeyspaceId) -> Option<Wanted>,
+) -> Result<LogContent> {
+    let is_whole = survey.log.is_ok();
+    let mode = if is_whole { RecoveryMode::PointInTime } else { RecoveryMode::Salvage };
+    let state = survey.manifest.as_ref().map(|recovered| &recovered.state);
+    let mut content = LogContent::default();
+    let mut next: Option<u64> = state.map(|state| {
+        let flushed = state.keyspaces.values().map(|keyspace| keyspace.flushed_sequence.0);
+        flushed.min().unwrap_or(0) + 1
+    });
+    let mut visit = |record: &WalRecord<'_>| {
+        let first = record.first_sequence.0;
+        let is_readable = check_record(record, None, dir);
+        if is_readable.as_ref().is_err_and(|error| error.kind() != ErrorKind::Corruption) {
+            return is_readable;
+        }
+        let gap_from = next.filter(|next| *next < first && record.kind == RecordKind::Batch);
+        next = Some(first + u64::from(record.entry_count));
+        if let Some(gap_from) = gap_from {
+            content.lose(gap_from, Some(first - 1));
+        }
+        if is_readable.is_err() {
+            content.lose(first, Some(record.last_sequence().0));
+            return Ok(());
+        }
+        content.take(record, now_ms, wanted)
+    };
+    let replayed = replay(fs, dir, log_options(survey, state, mode), &mut visit)?;
+    if is_whole {
+        // What an open would take is whole: numbers that it does not hold were never logged.
+        content.lost.clear();
+    } else if content.lost.is_empty() {
+        // Something is damaged, and no number is missing before the last record: so it is what came behind it.
+        content.lose(next.unwrap_or(1), None);
+    }
+    content.max_sequence = replayed.max_sequence_seen;
+    Ok(content)
+}
+
+impl LogContent {
+    fn lose(&mut self, first: u64, last: Option<u64>) {
+        self.lost.push(LostWrites { first, last });
+    }
+
+    /// Inserts the operations of a record that tables do not hold yet.
+    fn take(
+        &mut self,
+        record: &WalRecord<'_>,
+        now_ms: u64,
+        wanted: &dyn Fn(KeyspaceId) -> Option<Wanted>,
+    ) -> Result<()> {
+        if record.kind != RecordKind::Batch {
+            return Ok(());
+        }
+        for (sequence, operation) in (record.first_sequence.0..).zip(operations(record.payload)) {
+            let operation = operation?;
+            let Some(wanted) = wanted(operation.keyspace) else { continue };
+            if sequence <= wanted.flushed.0 {
+                continue;
+            }
+            let memtables = self.memtables.entry(operation.keyspace).or_default();
+            if memtables.last().is_none_or(|last| last.bytes() >= wanted.memtable_bytes) {
+                memtables.push(MemTable::new(wanted.memtable_bytes, None));
+            }
+            let memtable = &memtables[memtables.len() - 1];
+            memtable.note_write_time(now_ms);
+            let trailer = Trailer::new(SequenceNumber(sequence), operation.kind);
+            memtable.insert(operation.key, trailer, operation.value, key_hash(operation.key));
+            self.entry_count += 1;
+        }
+        Ok(())
+    }
+}
