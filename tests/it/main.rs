@@ -16,6 +16,8 @@
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
+//! * [`history`]: what threads see at once fits one order that respects real time.
+//! * [`metamorphic`]: one list of operations has one history under all options, threads and crash points.
 //! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
@@ -50,6 +52,8 @@ mod filter;
 mod fsync;
 mod fuzz_smoke;
 mod garbage;
+mod history;
+mod metamorphic;
 mod metrics;
 mod model;
 mod record;
