@@ -311,6 +311,29 @@ fn a_failed_log_or_manifest_poisons_writing_and_reads_go_on() {
     }
 }
 
+/// A sync of the log failed, the database was opened again, and what that sync should have written was read from memory and
+/// built upon: but a later sync passes over it. The next power cut took acked writes, and the log was taken for damaged.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_durable_before_it_is_built_upon() {
+    for words in ["sync_data .wal", "sync_dir"] {
+        let fs = SimFs::new();
+        let db = setup().open_sim(&fs).unwrap();
+        db.put("buffered", "acked").unwrap();
+        fs.fail_when(words, EIO, Repeat::Once);
+        check_error(&db.put_with("unknown", "v", &esker::WriteOptions::SYNC).unwrap_err());
+        drop(db);
+        let db = setup().open_sim(&fs).unwrap();
+        let seen = read_contents(&db).unwrap();
+        assert!(seen[&0].contains_key(&b"buffered"[..]));
+        db.put_with("sync", "acked", &esker::WriteOptions::SYNC).unwrap();
+        let after = setup().open_sim(&fs.crash_clone(Persist::Nothing)).unwrap();
+        let mut expected = seen;
+        expected.get_mut(&0).unwrap().insert(b"sync".to_vec(), b"acked".to_vec());
+        let found = read_contents(&after).unwrap();
+        assert!(found == expected, "{words}: {}", difference(&expected, &found));
+    }
+}
+
 /// A keyspace whose drop failed could not be read any more.
 #[test]
 fn a_keyspace_whose_drop_failed_is_still_read() {
