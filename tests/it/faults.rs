@@ -6,11 +6,14 @@
 //! and the reopened database must hold a prefix of the writes that has every acked one. The same with failing reads and
 //! full disks.
 
+mod sweep;
+
 use esker::Durability::{Buffered, Sync};
 use esker::fs::sim_fs::{Persist, Repeat, SimFs};
 use esker::{Db, Error, ErrorKind, Verify};
 
-use crate::support::{Contents, Generator, Op, Setup, World, difference, read_contents, scale};
+use crate::support::{Contents, Generator, Op, Setup, World, difference, read_contents};
+use crate::trust;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -140,7 +143,7 @@ fn check_after_healing(mut world: World, fs: &SimFs) {
 
 /// Runs the workload with the fault at each operation in turn.
 fn fail_everywhere(errno: i32, repeat: Repeat, step: u64) {
-    for seed in 0..scale() {
+    for seed in 0..trust::cases(1, 1, 10) {
         let ops = workload(seed);
         let mut number = 0;
         loop {
