@@ -385,6 +385,20 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
+    fn syncing_a_file_leaves_its_bytes_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000001.wal");
+        let bytes: Vec<u8> = (0..3u32 << 20).map(|n| (n * 7 / 8) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        for range in [0..0, 5..5, 0..3 << 20, 4097..(2 << 20) + 3] {
+            StdFs.sync_file(&path, range).unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes);
+        }
+        let error = StdFs.sync_file(&path, 0..(3 << 20) + 1).unwrap_err();
+        assert_eq!(error.path(), Some(path.as_path()));
+    }
+
+    #[test]
     fn append_read_map_and_recycle() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/000001.table");
