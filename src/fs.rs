@@ -24,6 +24,7 @@ pub use sim_fs::{Persist, Repeat, SimCounters, SimFs, SyncKind};
 pub use std_fs::StdFs;
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -87,8 +88,10 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
         mapped: bool,
     ) -> Result<Box<dyn LogFile>>;
 
-    /// Makes the bytes of an existing file durable, whoever wrote them.
-    fn sync_file(&self, path: &Path) -> Result<()>;
+    /// Makes the bytes in `range` of an existing file durable, whoever wrote them and whatever came of the writer's own
+    /// syncs: after a failed one the operating system takes its bytes for written and no later sync passes over them
+    /// again, so they are written again first, as they are read now.
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()>;
 
     /// Cuts a file that nobody writes any more to its first `bytes`, and makes that durable.
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()>;

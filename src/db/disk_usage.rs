@@ -19,6 +19,7 @@
 //! to the log or a read.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -245,8 +246,8 @@ impl FileSystem for MeteredFs {
         Ok(file)
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        self.fs.sync_file(path)
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        self.fs.sync_file(path, range)
     }
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {

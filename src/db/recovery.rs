@@ -5,8 +5,9 @@
 //! 2. `CURRENT` and the manifest: which tables there are.
 //! 3. Every listed table is there with its exact length.
 //! 4. The log is replayed into memtables: what the tables do not hold yet.
-//! 5. The replayed segments are synced: after the death of a process they may be in the page cache only, and what is
-//!    written next must not outlive them.
+//! 5. The replayed segments are made durable: after the death of a process they may be in the page cache only, and what
+//!    is written next must not outlive them. What no sync is known to have reached is written again first: had a sync
+//!    of it failed, another one alone would succeed and write nothing.
 //! 6. A new manifest begins with the recovered state.
 //! 7. Only now files that nothing names are removed.
 //! 8. Last, the background threads start.
@@ -60,9 +61,9 @@ use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
 use crate::version::totals::LifetimeTotals;
-use crate::wal::WalStart;
 use crate::wal::replay::Replay;
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
+use crate::wal::{WalPosition, WalStart};
 
 /// What an open needs.
 #[derive(Debug)]
@@ -273,8 +274,15 @@ fn start_recorder(request: &OpenRequest) -> Result<Option<Recorder>> {
 
 /// Step 5.
 fn sync_replayed(request: &OpenRequest, replayed: &Replay) -> Result<()> {
-    for (segment, _) in &replayed.segments {
-        request.fs.sync_file(&FileKind::WalSegment(*segment).path(&request.dir))?;
+    let synced = replayed.synced;
+    for &(segment, data_bytes) in &replayed.segments {
+        let end = WalPosition { segment, offset: data_bytes };
+        let synced_bytes = match synced.min(end) {
+            position if position.segment == segment => position.offset,
+            _ => 0,
+        };
+        let path = FileKind::WalSegment(segment).path(&request.dir);
+        request.fs.sync_file(&path, synced_bytes..data_bytes)?;
     }
     if !replayed.segments.is_empty() {
         request.fs.sync_dir(&request.dir)?;

@@ -46,6 +46,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -432,8 +433,10 @@ impl FileSystem for SimFs {
         Ok(Box::new(SimLogFile { handle, bytes }))
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        self.handle_of(path)?.sync_data()
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        let handle = self.handle_of(path)?;
+        handle.rewrite(range)?;
+        handle.sync_data()
     }
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {

@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ use crate::fs::{is_unlinkable, locked_elsewhere, not_a_directory};
 /// Zero-filling of a log file, where `fallocate` is missing, goes in steps of this size: larger writes would leave
 /// large page-cache folios, and one small store would later write a whole folio.
 const ZERO_FILL_BYTES: usize = 4096;
+
+/// How much of a file is written again at once.
+const REWRITE_BYTES: u64 = 1 << 20;
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,8 +157,10 @@ impl FileSystem for StdFs {
         StdLogFile::open(file, to, bytes, mapped && native)
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        rewrite(&file, path, range)?;
         file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 
@@ -210,6 +216,21 @@ impl FileSystem for StdFs {
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
     }
+}
+
+/// Writes what stands in `range` again, so that its pages are dirty and the next sync writes them.
+fn rewrite(file: &File, path: &Path, range: Range<u64>) -> Result<()> {
+    let mut bytes = vec![0; (range.end.saturating_sub(range.start)).min(REWRITE_BYTES) as usize];
+    let mut offset = range.start;
+    while offset < range.end {
+        let part = &mut bytes[..(range.end - offset).min(REWRITE_BYTES) as usize];
+        file.read_exact_at(part, offset)
+            .map_err(|e| Error::io("read", path, e).at_offset(offset))?;
+        file.write_all_at(part, offset)
+            .map_err(|e| Error::io("write", path, e).at_offset(offset))?;
+        offset += part.len() as u64;
+    }
+    Ok(())
 }
 
 /// Allocates blocks for the first `bytes` of `file` and sets its length.
@@ -370,6 +391,20 @@ impl FileLock for StdFileLock {}
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn syncing_a_file_leaves_its_bytes_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000001.wal");
+        let bytes: Vec<u8> = (0..3u32 << 20).map(|n| (n * 7 / 8) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        for range in [0..0, 5..5, 0..3 << 20, 4097..(2 << 20) + 3] {
+            StdFs.sync_file(&path, range).unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes);
+        }
+        let error = StdFs.sync_file(&path, 0..(3 << 20) + 1).unwrap_err();
+        assert_eq!(error.path(), Some(path.as_path()));
+    }
 
     #[test]
     fn append_read_map_and_recycle() {

@@ -1,5 +1,6 @@
 //! Tests of the manifest over real files, with a wrapper that records and fails operations.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -423,8 +424,8 @@ impl FileSystem for RecordingFs {
     ) -> Result<Box<dyn LogFile>> {
         StdFs.recycle_log(from, to, bytes, mapped)
     }
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        StdFs.sync_file(path)
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        StdFs.sync_file(path, range)
     }
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
         StdFs.truncate(path, bytes)

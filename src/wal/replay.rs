@@ -90,6 +90,8 @@ pub(crate) struct Replay {
     pub(crate) dropped_bytes: u64,
     /// Whether the log ends with a close record.
     pub(crate) is_closed: bool,
+    /// Up to here the log is known to have been synced: the last that the manifest, a header or a record says so.
+    pub(crate) synced: WalPosition,
 }
 
 impl Replay {
@@ -122,7 +124,7 @@ pub(crate) fn replay(
         dir,
         options,
         headers,
-        replay: Replay { next_segment, ..Replay::default() },
+        replay: Replay { next_segment, synced: options.promised, ..Replay::default() },
     };
     match options.mode {
         RecoveryMode::Salvage => replayer.salvage(visit)?,
@@ -229,6 +231,7 @@ impl Replayer<'_> {
             return Err(reader.corruption(0, "log segment begins with a wrong sequence number"));
         }
         self.expect_next(header.first_sequence);
+        self.replay.synced = self.replay.synced.max(header.promised());
         let mut offset = FIRST_RECORD_OFFSET;
         let ending = loop {
             let (record, payload) = match reader.step(offset)? {
@@ -237,6 +240,7 @@ impl Replayer<'_> {
                 Step::Damaged(len) => break Ending::Torn(len),
             };
             let at = WalPosition { segment: header.segment, offset };
+            self.replay.synced = self.replay.synced.max(record.promised(header.segment));
             let kind = record.kind().map_err(|e| self.locate(e, at))?;
             if !self.continues(kind, &record) {
                 let what = format!(

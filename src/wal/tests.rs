@@ -4,6 +4,7 @@ mod damage;
 mod life;
 mod modes;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -229,8 +230,8 @@ impl FileSystem for Recorder {
         Ok(self.recorded(to, StdFs.recycle_log(from, to, bytes, mapped)?))
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        StdFs.sync_file(path)
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        StdFs.sync_file(path, range)
     }
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {

@@ -18,6 +18,8 @@ use esker::{
     Db, DbOptions, Durability, ErrorKind, KeyspaceOptions, Leveled, Stall, WriteBatch, WriteOptions,
 };
 
+use crate::trust;
+
 /// A version, and what was held since it was written: a snapshot, an iterator, and what the latter showed first.
 type Held = (u64, esker::Snapshot, esker::Iter, (Vec<u8>, esker::Value));
 
@@ -34,8 +36,7 @@ pub fn guarded(body: impl FnOnce() + Send + 'static) {
         let _ = done.send(());
     });
     // A run that was asked to take longer may.
-    let is_scaled = std::env::var_os("ESKER_TEST_SCALE").is_some();
-    let limit = Duration::from_secs(if is_scaled { 24 * 3600 } else { 120 });
+    let limit = Duration::from_secs(trust::cases(120, 1800, 24 * 3600));
     match waits.recv_timeout(limit) {
         Err(mpsc::RecvTimeoutError::Timeout) => {
             panic!("deadlock: the test did not end in {limit:?}")

@@ -7,6 +7,7 @@
 //! any one of them some state is wrong, or does not open. So nobody can remove an fsync without a test that fails.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -163,8 +164,12 @@ impl FileSystem for ForgetfulFs {
         Ok(Box::new(ForgetfulLog { file, memory: Arc::clone(&self.memory) }))
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
-        if self.memory.forgets(Place::LogReplayed) { Ok(()) } else { self.sim.sync_file(path) }
+    fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
+        if self.memory.forgets(Place::LogReplayed) {
+            Ok(())
+        } else {
+            self.sim.sync_file(path, range)
+        }
     }
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {

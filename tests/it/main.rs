@@ -19,6 +19,8 @@
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
 //! * [`fsync`]: the crash tests fail if any one of the fsyncs is left out.
 //! * [`ingest`]: bulk ingest is one write that is whole, durable and in its place.
+//! * [`history`]: what threads see at once fits one order that respects real time.
+//! * [`metamorphic`]: one list of operations has one history under all options, threads and crash points.
 //! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
@@ -56,6 +58,8 @@ mod fsync;
 mod fuzz_smoke;
 mod garbage;
 mod ingest;
+mod history;
+mod metamorphic;
 mod metrics;
 mod model;
 mod record;

@@ -7,7 +7,7 @@
 //! later. After a crash the database must hold a
 //! prefix of the writes, and the model goes on from it. `verify` checks the tree and every file.
 //!
-//! The seed stands in the failure's text; `ESKER_TEST_SCALE=N` runs N times as many.
+//! The seed stands in the failure's text.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -26,8 +26,9 @@ use esker::{
 
 use crate::support::{
     Alive, Contents, Generator, Key, Lives, Map, NAMES, Op, Rng, Setup, World, difference, living,
-    read_contents, scale,
+    read_contents,
 };
+use crate::trust;
 
 /// The readers that a keyspace and a snapshot share.
 trait Reader {
@@ -325,33 +326,57 @@ impl Run {
     }
 }
 
-/// The seed, printed when the test fails.
-struct SayOnPanic<'a>(&'a str, u64);
+/// The runs under one set of options. Says the seed of the one that failed, and leaves the figures.
+struct Tally<'a> {
+    name: &'a str,
+    seed: u64,
+    runs: u64,
+    operations: u64,
+}
 
-impl Drop for SayOnPanic<'_> {
-    #[expect(clippy::print_stderr, reason = "a failed test says its seed")]
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("model test failed: options {}, seed {}", self.0, self.1);
+impl<'a> Tally<'a> {
+    /// Makes one run for each seed; `run` gives how many operations it did.
+    fn of(name: &'a str, seeds: u64, mut run: impl FnMut(u64) -> u64) {
+        let mut tally = Tally { name, seed: 0, runs: 0, operations: 0 };
+        for seed in 0..seeds {
+            tally.seed = trust::seed() * 1_000_000 + seed;
+            tally.runs += 1;
+            tally.operations += run(tally.seed);
         }
     }
 }
 
-fn on_sim(name: &str, setup: &Setup) {
-    for seed in 0..8 * scale() {
-        let _say = SayOnPanic(name, seed);
-        let fs = SimFs::new();
-        Run::new(World::on_sim(setup, &fs), Some(fs), seed).finish(1000);
+impl Drop for Tally<'_> {
+    #[expect(clippy::print_stderr, reason = "a failed test says its seed")]
+    fn drop(&mut self) {
+        let has_failed = std::thread::panicking();
+        if has_failed {
+            eprintln!("model test failed: options {}, seed {}", self.name, self.seed);
+        }
+        trust::report("model", self.runs, has_failed.into(), &[("operations", self.operations)]);
     }
 }
 
+/// How many seeds each set of options has.
+fn seeds() -> u64 {
+    trust::cases(8, 60, 3000)
+}
+
+fn on_sim(name: &str, setup: &Setup) {
+    Tally::of(name, seeds(), |seed| {
+        let fs = SimFs::new();
+        Run::new(World::on_sim(setup, &fs), Some(fs), seed).finish(1000);
+        1000
+    });
+}
+
 fn on_disk(name: &str, setup: &Setup) {
-    for seed in 0..2 * scale() {
-        let _say = SayOnPanic(name, seed);
+    Tally::of(name, seeds() / 4, |seed| {
         let dir = tempfile::tempdir().unwrap();
         let world = World::new(setup, Arc::new(StdFs), Path::new(dir.path()));
         Run::new(world, None, seed).finish(300);
-    }
+        300
+    });
 }
 
 fn small(change: impl FnOnce(&mut Setup)) -> Setup {
@@ -524,14 +549,14 @@ fn entries_that_expire_by_default() {
 
 /// Trees large enough for merges of eight tables and more, entries that expire among them.
 fn on_large_trees(name: &str, setup: &Setup) {
-    for seed in 0..2 * scale() {
-        let _say = SayOnPanic(name, seed);
+    Tally::of(name, seeds() / 4, |seed| {
         let fs = SimFs::new();
         let mut run = Run::new(World::on_sim(setup, &fs), Some(fs), seed);
         (run.generator.keys, run.generator.value_bytes) = (400, 300);
         run.strategies = vec![setup.keyspace.compaction.clone()];
         run.finish(600);
-    }
+        600
+    });
 }
 
 /// Merges that are installed in slices, and crashes that leave parts of tables behind.
@@ -562,8 +587,7 @@ fn merges_in_subcompactions() {
 }
 
 fn take_turns(name: &str, setup: &Setup, strategies: &[Compaction]) {
-    for seed in 0..8 * scale() {
-        let _say = SayOnPanic(name, seed);
+    Tally::of(name, seeds(), |seed| {
         let fs = SimFs::new();
         let mut run = Run::new(World::on_sim(setup, &fs), Some(fs), seed);
         run.strategies = strategies.to_vec();
@@ -574,7 +598,8 @@ fn take_turns(name: &str, setup: &Setup, strategies: &[Compaction]) {
             }
         }
         run.finish(60);
-    }
+        1260
+    });
 }
 
 #[test]

@@ -44,6 +44,19 @@ impl Handle {
         written.map_err(|e| Error::io("write", &self.path, e).at_offset(offset))
     }
 
+    /// Writes what stands in `range` again.
+    pub(super) fn rewrite(&self, range: Range<u64>) -> Result<()> {
+        let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if !self.fs.state.lock().disk.content(self.inode).read(&mut bytes, range.start) {
+            let e = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(Error::io("read", &self.path, e).at_offset(range.start));
+        }
+        self.write(range.start, &bytes)
+    }
+
     pub(super) fn sync_data(&self) -> Result<()> {
         let operation = Operation::change("sync_data", &self.path);
         self.fs.observe(&operation);
