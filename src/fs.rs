@@ -20,7 +20,7 @@ pub mod sim_fs;
 pub mod std_fs;
 
 pub use mapping::Mapping;
-pub use sim_fs::{Persist, Repeat, SimCounters, SimFs, SyncKind};
+pub use sim_fs::{Persist, Repeat, SimCounters, SimFs, SyncKind, TornRest};
 pub use std_fs::StdFs;
 
 use std::fmt;

@@ -14,7 +14,10 @@
 //! * Directories: at once, because `create_dir_all` syncs the parents.
 //! * A log segment from `create_log`: its length, all zeros. Its name is not.
 //!
-//! What is not durable may survive a crash nevertheless, in any combination: see [`Persist`].
+//! What is not durable may survive a crash nevertheless, in any combination: see [`Persist`]. Every
+//! unsynced change is kept in the order in which it was made, across files and directories, so that a
+//! crash can leave the first of them and lose the rest.
+//!
 //! Creating a file over an old one truncates it in place, so until the next sync a crash may leave
 //! old bytes, new bytes or a mixture under the same name. A recycled log segment keeps its inode,
 //! so its old name may come back.
@@ -50,6 +53,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use self::content::TornRest;
 use self::content::{BLOCK_BYTES, block_count};
 use self::disk::{Disk, InodeId};
 use self::faults::{Gate, Operation};
@@ -72,6 +76,23 @@ pub enum Persist {
     NamesOnly,
     /// All bytes, but only synced names.
     BytesOnly,
+    /// All names and lengths, but of the bytes only the synced ones, and zeros where there are none:
+    /// what delayed allocation leaves.
+    NamesAndLengths,
+    /// The first `kept` of the unsynced changes of all files and directories, in the order in which
+    /// they were made ([`SimFs::unsynced_count`] says how many there are): an ordered journal. Writes
+    /// lost to a failed sync are not among them.
+    Prefix {
+        /// How many survive; more than there are is all of them.
+        kept: u64,
+    },
+    /// Everything, but of the last unsynced write of each file only the first bytes.
+    Torn {
+        /// How many bytes of it survive, modulo its length.
+        kept_bytes: u64,
+        /// What stands in place of the others.
+        rest: TornRest,
+    },
     /// Chance decides, separately for every unsynced 4 KiB block, file length and change of a name.
     ///
     /// Blocks may be torn inside and lengths lie between old and new. The surviving changes of
@@ -340,7 +361,7 @@ impl SimFs {
     fn create_inode(&self, path: &Path) -> Result<Handle> {
         let created = self.operate(&Operation::change("create", path), |state| {
             let inode = state.disk.find_or_create(path)?;
-            state.disk.content_mut(inode).resize(0);
+            state.disk.resize(inode, 0);
             Ok(Handle::open(self, state, inode, path))
         });
         created.map_err(|e| Error::io("create", path, e))
@@ -395,7 +416,7 @@ impl FileSystem for SimFs {
             if state.fitting_bytes(handle.inode, bytes) < bytes {
                 return Err(state.full_disk());
             }
-            state.disk.content_mut(handle.inode).resize(bytes);
+            state.disk.resize(handle.inode, bytes);
             Ok(())
         });
         if let Err(e) = allocated {
@@ -442,7 +463,7 @@ impl FileSystem for SimFs {
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
         let handle = self.handle_of(path)?;
         let truncated = self.operate(&Operation::change("truncate", path), |state| {
-            state.disk.content_mut(handle.inode).resize(bytes);
+            state.disk.resize(handle.inode, bytes);
             Ok(())
         });
         truncated.map_err(|e| Error::io("truncate", path, e))?;

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker::clock::{Clock, ManualClock};
+use esker::compaction::filter::CompactionFilter;
 use esker::event::{Event, EventListener};
 use esker::fs::FileSystem;
 use esker::fs::sim_fs::SimFs;
@@ -95,6 +96,8 @@ pub(crate) struct Setup {
     pub(crate) clock: Option<Arc<ManualClock>>,
     /// Counts the tables that slices of merges let go, if somebody wants to know.
     pub(crate) slices: Option<Arc<AtomicU64>>,
+    /// What compactions of the default keyspace ask.
+    pub(crate) filter: Option<Arc<dyn CompactionFilter>>,
 }
 
 /// Counts the tables removed before the compaction that merges them ends. Compactions run one at a time.
@@ -130,6 +133,7 @@ impl Setup {
             },
             clock: None,
             slices: None,
+            filter: None,
         }
     }
 
@@ -146,6 +150,9 @@ impl Setup {
         let mut builder = Db::builder();
         if let Some(slices) = &self.slices {
             builder = builder.listener(count_slices(Arc::clone(slices)));
+        }
+        if let Some(filter) = &self.filter {
+            builder = builder.compaction_filter(NAMES[0], Arc::clone(filter));
         }
         builder
             .options(self.db.clone())
@@ -382,32 +389,72 @@ impl History {
         least: usize,
         moment: &Moment,
     ) -> Result<usize, String> {
+        self.find_prefix_by(found, least, moment, |map, found| same_living(map, found, self.now_ms))
+    }
+
+    /// As [`History::find_prefix`], with another notion of what is the same.
+    pub(crate) fn find_prefix_by(
+        &self,
+        found: &Contents,
+        least: usize,
+        moment: &Moment,
+        is_same: impl Fn(&MapOfRefs<'_>, &Map) -> bool,
+    ) -> Result<usize, String> {
         let candidates = [Some(&moment.alive), moment.next_alive.as_ref()];
-        let mut nearest = String::from("the keyspaces are others");
+        let none = MapOfRefs::new();
         for alive in candidates.into_iter().flatten() {
             if !alive.keys().eq(found.keys()) {
                 continue;
             }
-            let mut maps: BTreeMap<Instance, Map> = BTreeMap::new();
-            for write in &self.writes[..least] {
-                apply(&mut maps, write);
-            }
-            nearest = difference(&of_alive(&maps, alive), found);
-            for count in least..=moment.issued {
-                if count > least {
-                    apply(&mut maps, &self.writes[count - 1]);
-                }
-                let same = alive.iter().all(|(at, instance)| match maps.get(instance) {
-                    Some(map) if self.now_ms > 0 => living(map.clone(), self.now_ms) == found[at],
-                    Some(map) => *map == found[at],
-                    None => found[at].is_empty(),
-                });
+            let mut maps: BTreeMap<Instance, MapOfRefs<'_>> = BTreeMap::new();
+            let (first, more) = self.writes[..moment.issued].split_at(least);
+            first.iter().for_each(|write| apply_refs(&mut maps, write));
+            let mut more = more.iter();
+            for count in least.. {
+                let same = alive
+                    .iter()
+                    .all(|(at, instance)| is_same(maps.get(instance).unwrap_or(&none), &found[at]));
                 if same {
                     return Ok(count);
                 }
+                match more.next() {
+                    Some(write) => apply_refs(&mut maps, write),
+                    None => break,
+                }
             }
         }
+        let nearest = if moment.alive.keys().eq(found.keys()) {
+            difference(&self.contents(least, &moment.alive), found)
+        } else {
+            "the keyspaces are others".to_owned()
+        };
         Err(format!("no prefix of {least}..={} writes: against {least}: {nearest}", moment.issued))
+    }
+
+    /// How many sequence numbers the first `count` writes took, at least.
+    pub(crate) fn sequences(&self, count: usize) -> u64 {
+        self.writes[..count].iter().map(|write| write.len() as u64).sum()
+    }
+}
+
+/// A map into the history.
+pub(crate) type MapOfRefs<'a> = BTreeMap<&'a Key, &'a Vec<u8>>;
+
+/// Whether `found` is what of `map` is there at `now_ms`; 0: time does not matter.
+pub(crate) fn same_living(map: &MapOfRefs<'_>, found: &Map, now_ms: u64) -> bool {
+    let lives =
+        |value: &[u8]| now_ms == 0 || until_ms(value).is_none_or(|until_ms| until_ms > now_ms);
+    let living = map.iter().filter(|(_, value)| lives(value));
+    living.map(|(key, value)| (*key, *value)).eq(found)
+}
+
+fn apply_refs<'a>(maps: &mut BTreeMap<Instance, MapOfRefs<'a>>, write: &'a Write) {
+    for (instance, key, value) in write {
+        let map = maps.entry(*instance).or_default();
+        match value {
+            Some(value) => drop(map.insert(key, value)),
+            None => drop(map.remove(key)),
+        }
     }
 }
 
@@ -569,14 +616,32 @@ impl World {
         if parts.is_empty() {
             return Ok(());
         }
+        self.change(durability, &parts, || self.write_parts(durability, &parts))
+    }
+
+    /// Does `act`, which makes the changes `parts` at once, or none of them if it fails: a write, or anything that is
+    /// as atomic. When it has returned, what it wrote, and all before it, is as durable as `durability` says.
+    pub(crate) fn change(
+        &self,
+        durability: Durability,
+        parts: &[&Part],
+        act: impl FnOnce() -> esker::Result<()>,
+    ) -> esker::Result<()> {
         self.with(|history| {
+            let alive = &history.moment.alive;
             let write =
                 parts.iter().map(|(at, key, value)| (alive[at], key.clone(), value.clone()));
             history.writes.push(write.collect());
             history.moment.issued = history.writes.len();
         });
+        let result = act();
+        self.settle_write(durability, &result);
+        result
+    }
+
+    fn write_parts(&self, durability: Durability, parts: &[&Part]) -> esker::Result<()> {
         let options = WriteOptions::with_durability(durability);
-        let result = match parts.as_slice() {
+        match parts {
             [(at, key, Some(value))] => {
                 let keyspace = self.keyspace(*at).unwrap();
                 match self.ttl_of(value) {
@@ -606,9 +671,12 @@ impl World {
                 }
                 self.db().write_with(batch, &options)
             }
-        };
+        }
+    }
+
+    fn settle_write(&self, durability: Durability, result: &esker::Result<()>) {
         let is_poisoned = result.is_err() && self.db().sync().is_err();
-        self.with(|history| match &result {
+        self.with(|history| match result {
             Ok(()) => {
                 let acked = history.writes.len();
                 if durability != Durability::Disabled {
@@ -628,7 +696,6 @@ impl World {
                 history.moment.issued = history.writes.len();
             }
         });
-        result
     }
 
     /// How long the value is to live, unless that is what the keyspace gives it.

@@ -6,6 +6,8 @@
 use std::io;
 use std::path::Path;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::SimFs;
 use crate::error::{Error, Result};
 use crate::fs::not_a_directory;
@@ -57,6 +59,19 @@ impl SimFs {
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.state.lock().disk.remove_durable(path).map_err(|e| Error::io("remove", path, e))
+    }
+
+    /// How many changes of bytes, lengths and names no sync has covered: see [`Persist::Prefix`](super::Persist::Prefix).
+    pub fn unsynced_count(&self) -> u64 {
+        self.state.lock().disk.unsynced_stamps().len() as u64
+    }
+
+    /// A hash of all names and bytes, those seen and those durable. Equal contents have equal hashes,
+    /// also in different file systems and processes.
+    pub fn content_hash(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        self.state.lock().disk.hash(&mut hasher);
+        hasher.digest()
     }
 
     /// The names in the directory, sorted; empty if there is no such directory.

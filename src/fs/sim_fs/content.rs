@@ -4,11 +4,16 @@
 //! because no sync has covered them. A sync copies those blocks and the length to `durable`. A
 //! crash builds a third image out of the two.
 //!
+//! Beside the images stands the journal: every write and change of length that no sync has covered,
+//! in order, with its stamp. The images say which blocks a crash may mix; the journal says in which
+//! order they came, so that a crash can leave the first of them, or cut the last one.
+//!
 //! # Invariants
 //! * An image has exactly as many block slots as its length needs. An empty slot is a block of
 //!   zeros.
 //! * In the last block, the bytes past the length are zero.
 //! * A block that is not in `unsynced` is the same in both images, as far as both lengths reach.
+//! * `durable` with the journal applied to it is `current`, unless a sync has failed.
 //!
 //! Blocks are shared between images and between file systems, and copied when written: a clone of a
 //! file copies pointers only.
@@ -16,6 +21,7 @@
 //! This file knows no names, no faults and no locks.
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use super::rng::Rng;
@@ -91,6 +97,17 @@ impl Image {
         }
     }
 
+    /// Equal bytes have equal hashes, whether a block of zeros has a slot or not.
+    fn hash(&self, hasher: &mut impl Hasher) {
+        hasher.write_u64(self.bytes);
+        for (index, block) in self.blocks.iter().enumerate() {
+            if let Some(block) = block.as_ref().filter(|block| ***block != [0; BLOCK_BYTES]) {
+                hasher.write_usize(index);
+                hasher.write(&block[..]);
+            }
+        }
+    }
+
     fn block(&self, index: usize) -> Option<Arc<Block>> {
         self.blocks.get(index).cloned().flatten()
     }
@@ -114,10 +131,50 @@ enum Unsynced {
     SyncFailed,
 }
 
+/// The place of a change in the order of all changes of a disk.
+pub(super) type Stamp = u64;
+
+/// A change that no sync has covered.
+#[derive(Clone)]
+struct Change {
+    stamp: Stamp,
+    what: Changed,
+}
+
+#[derive(Clone)]
+enum Changed {
+    Bytes { offset: u64, bytes: Arc<[u8]> },
+    Length(u64),
+}
+
+impl Change {
+    fn apply(&self, image: &mut Image) {
+        match &self.what {
+            Changed::Bytes { offset, bytes } => image.write(*offset, bytes),
+            Changed::Length(bytes) => image.resize(*bytes),
+        }
+    }
+}
+
+/// What stands where the rest of a torn write should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TornRest {
+    /// What was there before; a file that was to grow ends at the tear.
+    Old,
+    /// Zeros: the length reached the disk before the bytes did.
+    Zeros,
+}
+
 /// Which of the two images a crash leaves.
 pub(super) enum SurvivingBytes<'a> {
     Durable,
     Current,
+    /// The current length; zeros where the durable image is shorter.
+    Length,
+    /// The changes before this one.
+    Before(Stamp),
+    /// All but a part of the last write, of which so many bytes survive, modulo its length.
+    Torn(u64, TornRest),
     /// Every unsynced block and the length decide for themselves, in favour of `current` with so
     /// many percent.
     Random(u8, &'a mut Rng),
@@ -129,6 +186,7 @@ pub(super) struct Content {
     current: Image,
     durable: Image,
     unsynced: BTreeMap<usize, Unsynced>,
+    journal: Vec<Change>,
 }
 
 impl Content {
@@ -140,7 +198,7 @@ impl Content {
     }
 
     fn of_image(image: Image) -> Self {
-        Content { current: image.clone(), durable: image, unsynced: BTreeMap::new() }
+        Content { current: image.clone(), durable: image, ..Content::default() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -163,9 +221,13 @@ impl Content {
     }
 
     /// Writes `bytes` at `offset`; the file grows as needed, with zeros up to `offset`.
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) {
         if offset > self.bytes() {
-            self.resize(offset);
+            self.resize(offset, stamp);
+        }
+        if !bytes.is_empty() {
+            let what = Changed::Bytes { offset, bytes: bytes.into() };
+            self.journal.push(Change { stamp, what });
         }
         self.current.write(offset, bytes);
         let first = offset as usize / BLOCK_BYTES;
@@ -174,7 +236,11 @@ impl Content {
     }
 
     /// Sets the length; new bytes are zero.
-    pub(super) fn resize(&mut self, bytes: u64) {
+    pub(super) fn resize(&mut self, bytes: u64, stamp: Stamp) {
+        if bytes == self.bytes() {
+            return;
+        }
+        self.journal.push(Change { stamp, what: Changed::Length(bytes) });
         let first_changed = self.bytes().min(bytes) as usize / BLOCK_BYTES;
         self.current.resize(bytes);
         self.unsynced.split_off(&self.current.blocks.len());
@@ -191,6 +257,7 @@ impl Content {
             self.durable.set_block(index, self.current.block(index));
         }
         self.unsynced.retain(|_, state| *state == Unsynced::SyncFailed);
+        self.journal.clear();
     }
 
     /// Records that a sync failed: what it should have written is lost to all later syncs.
@@ -200,7 +267,22 @@ impl Content {
 
     /// Whether a crash cannot change this file.
     pub(super) fn is_synced(&self) -> bool {
-        self.unsynced.is_empty() && self.current.bytes == self.durable.bytes
+        self.unsynced.is_empty()
+            && self.journal.is_empty()
+            && self.current.bytes == self.durable.bytes
+    }
+
+    /// The stamps of the changes that no sync has covered, in order.
+    pub(super) fn unsynced_stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.journal.iter().map(|change| change.stamp)
+    }
+
+    /// Feeds what the process sees and what the disk holds to `hasher`.
+    pub(super) fn hash(&self, hasher: &mut impl Hasher) {
+        self.current.hash(hasher);
+        if !self.is_synced() {
+            self.durable.hash(hasher);
+        }
     }
 
     /// The file as a crash leaves it.
@@ -208,8 +290,41 @@ impl Content {
         Content::of_image(match surviving {
             SurvivingBytes::Durable => self.durable.clone(),
             SurvivingBytes::Current => self.current.clone(),
+            SurvivingBytes::Length => {
+                let mut image = self.durable.clone();
+                image.resize(self.current.bytes);
+                image
+            }
+            SurvivingBytes::Before(end) => {
+                let mut image = self.durable.clone();
+                let before = self.journal.iter().take_while(|change| change.stamp < end);
+                before.for_each(|change| change.apply(&mut image));
+                image
+            }
+            SurvivingBytes::Torn(kept_bytes, rest) => self.torn_image(kept_bytes, rest),
             SurvivingBytes::Random(percent, rng) => self.random_image(percent, rng),
         })
+    }
+
+    fn torn_image(&self, kept_bytes: u64, rest: TornRest) -> Image {
+        let is_write = |change: &Change| matches!(change.what, Changed::Bytes { .. });
+        let last = self.journal.iter().rposition(is_write);
+        let Some(last) = last else { return self.current.clone() };
+        let mut image = self.durable.clone();
+        for (at, change) in self.journal.iter().enumerate() {
+            match &change.what {
+                Changed::Bytes { offset, bytes } if at == last => {
+                    let kept_bytes = kept_bytes as usize % bytes.len().max(1);
+                    image.write(*offset, &bytes[..kept_bytes]);
+                    if rest == TornRest::Zeros {
+                        let lost = vec![0; bytes.len() - kept_bytes];
+                        image.write(*offset + kept_bytes as u64, &lost);
+                    }
+                }
+                _ => change.apply(&mut image),
+            }
+        }
+        image
     }
 
     fn random_image(&self, percent: u8, rng: &mut Rng) -> Image {
@@ -273,7 +388,7 @@ mod tests {
     #[test]
     fn writes_past_the_end_fill_the_gap_with_zeros() {
         let mut content = Content::of_durable(&[1; 10]);
-        content.write(BLOCK_BYTES as u64 + 3, b"x");
+        content.write(BLOCK_BYTES as u64 + 3, b"x", 0);
         let bytes = content.to_vec();
         assert_eq!((bytes.len(), bytes[9], bytes[BLOCK_BYTES + 3]), (BLOCK_BYTES + 4, 1, b'x'));
         assert!(bytes[10..BLOCK_BYTES + 3].iter().all(|&byte| byte == 0));

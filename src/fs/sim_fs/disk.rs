@@ -12,15 +12,19 @@
 //! Directories themselves are durable as soon as they exist, because `create_dir_all` syncs their
 //! parents. They are never removed, and names move only within their directory.
 //!
+//! Every change of a name, of bytes and of a length takes the next stamp of one counter, so that all
+//! unsynced changes of a disk have one order.
+//!
 //! This file knows nothing of faults, operation numbers or capacity.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::Persist;
-use super::content::{BLOCK_BYTES, Content, SurvivingBytes, block_count};
+use super::content::{BLOCK_BYTES, Content, Stamp, SurvivingBytes, block_count};
 use super::rng::Rng;
 use crate::fs::{DirEntry, LockKind};
 
@@ -89,26 +93,38 @@ impl NameChange {
 struct Directory {
     current: Names,
     durable: Names,
-    pending: Vec<NameChange>,
+    pending: Vec<(Stamp, NameChange)>,
 }
 
 impl Directory {
-    fn change(&mut self, change: NameChange) {
+    fn change(&mut self, stamp: Stamp, change: NameChange) {
         change.apply(&mut self.current);
-        self.pending.push(change);
+        self.pending.push((stamp, change));
     }
 
-    /// The directory as a crash leaves it. One that is synced is shared, not copied.
-    fn after_crash(self: &Arc<Self>, persist: Persist, rng: &mut Rng) -> Arc<Self> {
+    /// The directory as a crash leaves it; of an ordered one the changes before `end`. One that is
+    /// synced is shared, not copied.
+    fn after_crash(self: &Arc<Self>, persist: Persist, end: Stamp, rng: &mut Rng) -> Arc<Self> {
         if self.pending.is_empty() {
             return self.clone();
         }
         let names = match persist {
             Persist::Nothing | Persist::BytesOnly => self.durable.clone(),
-            Persist::Everything | Persist::NamesOnly => self.current.clone(),
+            Persist::Everything
+            | Persist::NamesOnly
+            | Persist::NamesAndLengths
+            | Persist::Torn { .. } => self.current.clone(),
+            Persist::Prefix { .. } => self.first_names(end),
             Persist::Random { percent, .. } => self.random_names(percent, rng),
         };
         Arc::new(Directory { current: names.clone(), durable: names, pending: Vec::new() })
+    }
+
+    fn first_names(&self, end: Stamp) -> Names {
+        let mut names = self.durable.clone();
+        let first = self.pending.iter().take_while(|(stamp, _)| *stamp < end);
+        first.for_each(|(_, change)| change.apply(&mut names));
+        names
     }
 
     fn random_names(&self, percent: u8, rng: &mut Rng) -> Names {
@@ -116,7 +132,7 @@ impl Directory {
         let prefix = kept.iter().filter(|&&kept| kept).count();
         let any_subset = rng.below(SUBSET_ONE_IN) == 0;
         let mut names = self.durable.clone();
-        for (at, change) in self.pending.iter().enumerate() {
+        for (at, (_, change)) in self.pending.iter().enumerate() {
             if if any_subset { kept[at] } else { at < prefix } {
                 change.apply(&mut names);
             }
@@ -131,6 +147,7 @@ pub(super) struct Disk {
     inodes: BTreeMap<InodeId, Inode>,
     directories: BTreeMap<PathBuf, Arc<Directory>>,
     next_inode: u64,
+    next_stamp: Stamp,
 }
 
 /// `path` without `.` and `..`. The empty path is the working directory.
@@ -178,6 +195,17 @@ impl Disk {
         Err(os_error(if self.inode_at(&dir).is_some() { libc::ENOTDIR } else { libc::ENOENT }))
     }
 
+    /// Changes the names of `dir`, which exists.
+    fn change_names(&mut self, dir: &Path, change: NameChange) {
+        let stamp = self.take_stamp();
+        self.directory_mut(dir).change(stamp, change);
+    }
+
+    fn take_stamp(&mut self) -> Stamp {
+        self.next_stamp += 1;
+        self.next_stamp - 1
+    }
+
     fn directory_mut(&mut self, dir: &Path) -> &mut Directory {
         Arc::make_mut(self.directories.get_mut(dir).expect("split returns directories that exist"))
     }
@@ -204,7 +232,7 @@ impl Disk {
             return Ok(inode);
         }
         let inode = self.add_inode(Content::default());
-        self.directory_mut(&dir).change(NameChange::Create { name, inode });
+        self.change_names(&dir, NameChange::Create { name, inode });
         Ok(inode)
     }
 
@@ -233,7 +261,7 @@ impl Disk {
             }
             self.inode_mut(replaced).link_count -= 1;
         }
-        self.directory_mut(&to_dir).change(NameChange::Rename { from, to, inode });
+        self.change_names(&to_dir, NameChange::Rename { from, to, inode });
         Ok(())
     }
 
@@ -245,7 +273,7 @@ impl Disk {
             return Err(os_error(libc::EEXIST));
         }
         self.inode_mut(inode).link_count += 1;
-        self.directory_mut(&to_dir).change(NameChange::Create { name, inode });
+        self.change_names(&to_dir, NameChange::Create { name, inode });
         Ok(())
     }
 
@@ -254,7 +282,7 @@ impl Disk {
         let inode = self.directories[&dir].current.get(&name).copied();
         let inode = inode.ok_or_else(|| os_error(libc::ENOENT))?;
         self.inode_mut(inode).link_count -= 1;
-        self.directory_mut(&dir).change(NameChange::Remove { name, inode });
+        self.change_names(&dir, NameChange::Remove { name, inode });
         Ok(())
     }
 
@@ -318,6 +346,18 @@ impl Disk {
         Arc::make_mut(&mut self.inode_mut(id).content)
     }
 
+    /// Writes `bytes` at `offset`; the file grows as needed.
+    pub(super) fn write(&mut self, id: InodeId, offset: u64, bytes: &[u8]) {
+        let stamp = self.take_stamp();
+        self.content_mut(id).write(offset, bytes, stamp);
+    }
+
+    /// Sets the length; new bytes are zero.
+    pub(super) fn resize(&mut self, id: InodeId, bytes: u64) {
+        let stamp = self.take_stamp();
+        self.content_mut(id).resize(bytes, stamp);
+    }
+
     pub(super) fn add_handle(&mut self, id: InodeId) {
         self.inode_mut(id).handle_count += 1;
     }
@@ -362,7 +402,7 @@ impl Disk {
         let mut needed = BTreeSet::new();
         for directory in self.directories.values() {
             needed.extend(directory.current.values().chain(directory.durable.values()).copied());
-            needed.extend(directory.pending.iter().map(NameChange::inode));
+            needed.extend(directory.pending.iter().map(|(_, change)| change.inode()));
         }
         self.inodes.retain(|id, inode| inode.handle_count > 0 || needed.contains(id));
     }
@@ -390,13 +430,13 @@ impl Disk {
         let (dir, name) = self.split(path)?;
         let directory = self.directory_mut(&dir);
         directory.durable.remove(&name);
-        let Some(NameChange::Remove { inode: removed, .. }) = directory.pending.pop() else {
+        let Some((_, NameChange::Remove { inode: removed, .. })) = directory.pending.pop() else {
             unreachable!("remove leaves its change last")
         };
         // Names that it had before; not those that it still has.
         if !directory.current.values().any(|inode| *inode == removed) {
             directory.durable.retain(|_, inode| *inode != removed);
-            directory.pending.retain(|change| change.inode() != removed);
+            directory.pending.retain(|(_, change)| change.inode() != removed);
         }
         Ok(())
     }
@@ -412,9 +452,38 @@ impl Disk {
                 .collect(),
             directories: self.directories.clone(),
             next_inode: self.next_inode,
+            next_stamp: self.next_stamp,
         };
         disk.sweep();
         disk
+    }
+
+    /// The stamps of all changes that no sync has covered, in order.
+    pub(super) fn unsynced_stamps(&self) -> Vec<Stamp> {
+        let pending = self.directories.values().flat_map(|directory| &directory.pending);
+        let contents = self.inodes.values().flat_map(|inode| inode.content.unsynced_stamps());
+        let mut stamps: Vec<Stamp> = pending.map(|(stamp, _)| *stamp).chain(contents).collect();
+        stamps.sort_unstable();
+        stamps
+    }
+
+    /// Feeds all names and bytes to `hasher`: what the process sees, and what the disk holds.
+    pub(super) fn hash(&self, hasher: &mut impl Hasher) {
+        for (path, directory) in &self.directories {
+            path.hash(hasher);
+            self.hash_names(&directory.current, hasher);
+            if !directory.pending.is_empty() {
+                self.hash_names(&directory.durable, hasher);
+            }
+        }
+    }
+
+    fn hash_names(&self, names: &Names, hasher: &mut impl Hasher) {
+        hasher.write_usize(names.len());
+        for (name, inode) in names {
+            name.hash(hasher);
+            self.content(*inode).hash(hasher);
+        }
     }
 
     /// The disk as a power cut leaves it. Directories and inodes are visited in a fixed order, so
@@ -424,10 +493,16 @@ impl Disk {
             Persist::Random { seed, .. } => seed,
             _ => 0,
         });
+        let end = match persist {
+            Persist::Prefix { kept } => {
+                self.unsynced_stamps().get(kept as usize).copied().unwrap_or(Stamp::MAX)
+            }
+            _ => 0,
+        };
         let mut disk = Disk { next_inode: self.next_inode, ..Disk::default() };
         let mut link_counts = BTreeMap::new();
         for (path, directory) in &self.directories {
-            let directory = directory.after_crash(persist, &mut rng);
+            let directory = directory.after_crash(persist, end, &mut rng);
             for inode in directory.current.values() {
                 *link_counts.entry(*inode).or_default() += 1;
             }
@@ -438,6 +513,9 @@ impl Disk {
             let surviving = match persist {
                 Persist::Nothing | Persist::NamesOnly => SurvivingBytes::Durable,
                 Persist::Everything | Persist::BytesOnly => SurvivingBytes::Current,
+                Persist::NamesAndLengths => SurvivingBytes::Length,
+                Persist::Prefix { .. } => SurvivingBytes::Before(end),
+                Persist::Torn { kept_bytes, rest } => SurvivingBytes::Torn(kept_bytes, rest),
                 Persist::Random { percent, .. } => SurvivingBytes::Random(percent, &mut rng),
             };
             let content = if content.is_synced() {

@@ -37,7 +37,7 @@ impl Handle {
             let end = offset + bytes.len() as u64;
             let fitting = state.fitting_bytes(self.inode, end).saturating_sub(offset);
             let fitting = &bytes[..fitting as usize];
-            state.disk.content_mut(self.inode).write(offset, fitting);
+            state.disk.write(self.inode, offset, fitting);
             state.gate.counters.bytes_written += fitting.len() as u64;
             if fitting.len() == bytes.len() { Ok(()) } else { Err(state.full_disk()) }
         });

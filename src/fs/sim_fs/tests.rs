@@ -337,6 +337,124 @@ fn blocks_cut_off_again_leave_nothing_in_a_crash() {
 
 // ---- clones ----
 
+// ---- the order of changes, and torn writes ----
+
+#[test]
+fn a_prefix_keeps_the_first_changes_across_files_and_names() {
+    let fs = with_db();
+    let mut synced = put_synced(&fs, "a", b"1");
+    let mut other = put(&fs, "b", b"2");
+    synced.append(b"3").unwrap();
+    other.append(b"4").unwrap();
+    fs.rename(&path("b"), &path("c")).unwrap();
+    fs.remove(&path("a")).unwrap();
+    // The name b, its byte, a byte of a, another of b, the rename, the removal.
+    assert_eq!(fs.unsynced_count(), 6);
+    let expected: [&[(&str, &str)]; 8] = [
+        &[("a", "1")],
+        &[("a", "1"), ("b", "")],
+        &[("a", "1"), ("b", "2")],
+        &[("a", "13"), ("b", "2")],
+        &[("a", "13"), ("b", "24")],
+        &[("a", "13"), ("c", "24")],
+        &[("c", "24")],
+        &[("c", "24")],
+    ];
+    for (kept, expected) in (0..).zip(expected) {
+        let found = files(&fs.crash_clone(Persist::Prefix { kept }));
+        let expected =
+            expected.iter().map(|(name, bytes)| (name.to_string(), bytes.as_bytes().to_vec()));
+        assert_eq!(found, expected.collect(), "{kept}");
+    }
+    // What a sync covers leaves the order, and what came before it in another file stays in it.
+    other.sync_data().unwrap();
+    assert_eq!(fs.unsynced_count(), 4);
+    let found = files(&fs.crash_clone(Persist::Prefix { kept: 1 }));
+    assert_eq!(
+        found,
+        [("a", "1"), ("b", "24")].map(|(name, bytes)| (name.into(), bytes.into())).into()
+    );
+}
+
+#[test]
+fn a_prefix_has_truncations_in_their_place() {
+    let fs = with_db();
+    put_synced(&fs, "a", b"old bytes");
+    put(&fs, "a", b"new");
+    let kept = |kept| after(&fs, Persist::Prefix { kept }, "a").unwrap();
+    assert_eq!(fs.unsynced_count(), 2);
+    assert_eq!((kept(0), kept(1), kept(2)), (b"old bytes".into(), b"".into(), b"new".into()));
+}
+
+#[test]
+fn a_torn_write_ends_in_old_bytes_or_in_zeros() {
+    let fs = with_db();
+    let log = fs.create_log(&path("000001.wal"), 8, true).unwrap();
+    log.write_at(0, b"oldold").unwrap();
+    log.sync_data().unwrap();
+    let mut table = put(&fs, "a", b"first");
+    table.append(b"last").unwrap();
+    log.write_at(0, b"1").unwrap();
+    log.write_at(1, b"2345").unwrap();
+    let torn = |kept_bytes, rest| {
+        let crashed = fs.crash_clone(Persist::Torn { kept_bytes, rest });
+        ["000001.wal", "a"].map(|name| crashed.read_file(path(name)).unwrap())
+    };
+    assert_eq!(torn(3, TornRest::Old), [b"1234od\0\0".to_vec(), b"firstlas".to_vec()]);
+    assert_eq!(torn(1, TornRest::Zeros), [b"12\0\0\0d\0\0".to_vec(), b"firstl\0\0\0".to_vec()]);
+    assert_eq!(torn(4, TornRest::Old), torn(0, TornRest::Old));
+    log.sync_data().unwrap();
+    assert_eq!(torn(3, TornRest::Zeros)[0], b"12345d\0\0");
+}
+
+#[test]
+fn lengths_without_bytes_are_zeros() {
+    let fs = with_db();
+    put_synced(&fs, "a", b"old").append(b"new").unwrap();
+    put(&fs, "b", b"all");
+    let crashed = fs.crash_clone(Persist::NamesAndLengths);
+    assert_eq!(
+        files(&crashed),
+        [("a".into(), b"old\0\0\0".into()), ("b".into(), b"\0\0\0".into())].into()
+    );
+}
+
+#[test]
+fn a_prefix_does_not_hold_what_a_failed_sync_lost() {
+    let fs = with_db();
+    let mut file = put_synced(&fs, "a", b"1");
+    file.append(b"2").unwrap();
+    fs.fail_when("sync_data", libc::EIO, Repeat::Once);
+    file.sync_data().unwrap_err();
+    assert_eq!(after(&fs, Persist::Prefix { kept: 1 }, "a").unwrap(), b"12");
+    file.sync_data().unwrap();
+    assert_eq!(fs.unsynced_count(), 0);
+    assert_eq!(after(&fs, Persist::Prefix { kept: 9 }, "a").unwrap(), b"1\0");
+}
+
+#[test]
+fn equal_contents_have_equal_hashes_and_others_do_not() {
+    let make = |second: &[u8]| {
+        let fs = with_db();
+        put_synced(&fs, "a", &[0; 2 * BLOCK]).append(second).unwrap();
+        fs
+    };
+    let (one, same, other) = (make(b"x"), make(b"x"), make(b"y"));
+    assert_eq!(one.content_hash(), same.content_hash());
+    assert_ne!(one.content_hash(), other.content_hash());
+    // Seen alike, but not as durable.
+    assert_ne!(one.content_hash(), one.crash_clone(Persist::Everything).content_hash());
+    // A block of zeros that was never written is one that was.
+    let sparse = with_db();
+    sparse.create_log(&path("a"), 2 * BLOCK as u64, true).unwrap();
+    sync_db(&sparse);
+    let nothing = one.crash_clone(Persist::Nothing);
+    assert_eq!(nothing.content_hash(), sparse.content_hash());
+    nothing.rename(&path("a"), &path("b")).unwrap();
+    sync_db(&nothing);
+    assert_ne!(nothing.content_hash(), sparse.content_hash());
+}
+
 #[test]
 fn clones_are_independent_in_both_directions() {
     let fs = with_db();
@@ -926,7 +1044,12 @@ impl Workload {
 fn every_persist(seed: u64) -> impl Iterator<Item = Persist> {
     let plain =
         [Persist::Nothing, Persist::Everything, Persist::NamesOnly, Persist::BytesOnly].into_iter();
-    plain.chain([0, 10, 50, 90, 100].map(|percent| Persist::Random { percent, seed }))
+    let torn = [TornRest::Old, TornRest::Zeros];
+    plain
+        .chain([Persist::NamesAndLengths])
+        .chain([0, 10, 50, 90, 100].map(|percent| Persist::Random { percent, seed }))
+        .chain([0, 1, seed % 20, u64::MAX].map(|kept| Persist::Prefix { kept }))
+        .chain(torn.map(|rest| Persist::Torn { kept_bytes: seed, rest }))
 }
 
 proptest! {
@@ -975,6 +1098,12 @@ proptest! {
         for (name, bytes) in files(&crashed) {
             prop_assert!(name.len() == 2 && name.starts_with('f'), "{}", name);
             prop_assert!(bytes.iter().all(|byte| written.contains(byte)), "{}", name);
+        }
+        // In order, all changes are everything, and none is nothing.
+        let all = fs.unsynced_count();
+        for (kept, plain) in [(0, Persist::Nothing), (all, Persist::Everything)] {
+            let first = files(&fs.crash_clone(Persist::Prefix { kept }));
+            prop_assert_eq!(first, files(&fs.crash_clone(plain)));
         }
         // And what a crash leaves, no second crash changes.
         for persist in every_persist(seed) {
