@@ -12,7 +12,7 @@
 //!
 //! What they share: [`dice`] (random choices from a seed), [`place`] (directories, kept if the test fails),
 //! [`pool`] (all cores), [`shell`] (the program on a pipe), [`workload`] (commands and what they promise), [`reopen`]
-//! (what is there afterwards), [`strace`] (which calls a run makes), [`mounts`] (file systems that go away with the
+//! (what is there afterwards), [`outcome`] (what must be there when commands failed), [`strace`] (which calls a run makes), [`mounts`] (file systems that go away with the
 //! process).
 //!
 //! What a machine does not allow (no root, no loop devices, no strace) is skipped, and says so. The moments of
@@ -22,11 +22,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod dice;
+mod faults;
 mod kill;
+mod lock;
+mod outcome;
 mod place;
 mod pool;
 mod reopen;
 mod shell;
+mod strace;
+mod syscalls;
 #[path = "../../../tests/it/trust.rs"]
 mod trust;
 mod workload;
