@@ -63,8 +63,9 @@ fn inject_each(suite: &Suite, number: u64, count: u64) -> Result<(), String> {
         let calls = calls.iter().filter(|call| call.name == name).collect::<Vec<_>>();
         let call = run.dice.pick(&calls).clone();
         let error = run.dice.pick(&["EIO", "EIO", "ENOSPC", "EINTR"]);
-        // Memory comes from mmap and madvise too, and EINTR for ever is not an error but a busy kernel.
-        let may_stay = error != "EINTR" && !["mmap", "madvise"].contains(&name);
+        // EINTR for ever is not an error but a busy kernel. Memory comes from mmap and madvise too, and with all writes
+        // gone nobody could be told (full disks are the subject of `full`).
+        let may_stay = error != "EINTR" && !["mmap", "madvise", "write"].contains(&name);
         let injected = Injected { call, error, is_forever: may_stay && run.dice.chance(50) };
         let place = Place::new();
         suite.count_case();

@@ -23,11 +23,14 @@
 
 mod dice;
 mod faults;
+mod full;
 mod kill;
 mod lock;
+mod mounts;
 mod outcome;
 mod place;
 mod pool;
+mod power;
 mod reopen;
 mod shell;
 mod strace;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::workload::{Edit, Op, State};
+use crate::workload::{Edit, KEYSPACES, Op, State};
 
 type Key = (&'static str, String);
 
@@ -15,6 +15,7 @@ type Allowed = BTreeMap<Key, Vec<Option<String>>>;
 /// Compares `found` with what `ops` did to `base` as far as `answers` say.
 pub fn check(base: &State, ops: &[Op], answers: &[String], found: &State) -> Result<(), String> {
     check_poisoned(ops, answers)?;
+    let ops = &as_run(ops, answers);
     let mut allowed: Allowed =
         base.iter().map(|(key, value)| (key.clone(), vec![Some(value.clone())])).collect();
     let mut doubtful = Vec::new();
@@ -48,6 +49,22 @@ pub fn check(base: &State, ops: &[Op], answers: &[String], found: &State) -> Res
         return Err(format!("{}/{} was never written", key.0, key.1));
     }
     doubtful.into_iter().try_for_each(|op| check_whole(op, &allowed, found))
+}
+
+/// The commands as they were run: in the keyspace that the shell was in, where it could not change to another.
+fn as_run(ops: &[Op], answers: &[String]) -> Vec<Op> {
+    let mut ops = ops.to_vec();
+    let (mut meant, mut current) = (KEYSPACES[0], KEYSPACES[0]);
+    for (index, op) in ops.iter_mut().enumerate() {
+        if let Some(name) = op.text.strip_prefix("keyspace ") {
+            meant = KEYSPACES.into_iter().find(|keyspace| name.trim_end() == *keyspace).unwrap();
+            let is_ok = answers.get(index).is_some_and(|answer| answer == "ok");
+            current = if is_ok { meant } else { current };
+        }
+        debug_assert!(op.edits.iter().all(|edit| edit.keyspace == meant));
+        op.edits.iter_mut().for_each(|edit| edit.keyspace = current);
+    }
+    ops
 }
 
 /// The last edit of each key in one command.

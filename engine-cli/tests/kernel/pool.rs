@@ -34,6 +34,10 @@ impl Suite {
         self.cases.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub fn cases(&self) -> u64 {
+        self.cases.load(Ordering::Relaxed)
+    }
+
     /// Adds to the figure called `name`.
     pub fn add(&self, name: &'static str, count: u64) {
         *self.details.lock().unwrap().entry(name).or_default() += count;

@@ -56,7 +56,7 @@ fn expect_line(lines: &mut vec::IntoIter<String>, expected: &str) -> Result<(), 
 }
 
 /// The lines of one scan.
-fn scanned(lines: &mut vec::IntoIter<String>) -> Result<Vec<(String, String)>, String> {
+pub fn scanned(lines: &mut vec::IntoIter<String>) -> Result<Vec<(String, String)>, String> {
     let mut entries = Vec::new();
     for line in lines {
         if let Some((key, value)) = line.strip_prefix("= ").and_then(|rest| rest.split_once(' ')) {

@@ -52,6 +52,8 @@ pub struct Workload {
     written_count: u64,
     /// How many keys there are in each keyspace.
     pub key_count: u64,
+    /// How many commands of a hundred change to another keyspace.
+    pub keyspace_percent: u64,
     pub value_bytes_max: u64,
     /// How many writes of a hundred are `sync`.
     pub sync_percent: u64,
@@ -66,6 +68,7 @@ impl Workload {
             keyspace: KEYSPACES[0],
             written_count: 0,
             key_count: 60,
+            keyspace_percent: 8,
             value_bytes_max: 900,
             sync_percent: 20,
             upkeep_per_mille: 40,
@@ -84,12 +87,12 @@ impl Workload {
         if self.dice.below(1000) < self.upkeep_per_mille {
             return plain(self.dice.pick(&["flush\n", "compact\n", "sync\n", "sync\n"]), true);
         }
+        if self.dice.chance(self.keyspace_percent) {
+            self.keyspace = self.dice.pick(&KEYSPACES);
+            return plain(&format!("keyspace {}\n", self.keyspace), false);
+        }
         match self.dice.below(100) {
-            0..8 => {
-                self.keyspace = self.dice.pick(&KEYSPACES);
-                plain(&format!("keyspace {}\n", self.keyspace), false)
-            }
-            8..25 => {
+            0..20 => {
                 let (edit_count, word) = (self.dice.below(12), self.durability());
                 let edits = (0..edit_count).map(|_| self.edit(25)).collect::<Vec<_>>();
                 let mut text = format!("batch {edit_count}{word}\n");
