@@ -174,7 +174,7 @@ impl Filled {
         if self.kind != Kind::FileSize {
             fs::remove_file(&ballast).unwrap();
         }
-        let found = self.read()?;
+        let found = self.read().map_err(|what| told(format!("with room again: {what}")))?;
         outcome::check(&self.state, &ops, &answers, &found)
             .map_err(|what| told(format!("with room again: {what}")))?;
         self.state = found;
@@ -238,8 +238,7 @@ impl Filled {
 
     fn read(&mut self) -> Result<State, String> {
         let options = self.options();
-        let mut found = read_state(&self.db(), &options, &mut self.dice)
-            .map_err(|what| format!("with room again: {what}"))?;
+        let mut found = read_state(&self.db(), &options, &mut self.dice)?;
         found.remove(&(KEYSPACES[0], "one-more".to_owned()));
         Ok(found)
     }
@@ -250,7 +249,7 @@ impl Filled {
         let gone = keys.iter().filter(|_| self.dice.chance(95)).cloned().collect::<Vec<_>>();
         let deletes = gone.iter().map(|key| format!("del {key}\n")).collect::<String>();
         let mut shell = Shell::on(&self.db(), options);
-        shell.feed(deletes + "compact\nquit\n", true);
+        shell.feed(deletes + "del one-more\ncompact\nquit\n", true);
         let ended = shell.end();
         ended.clean().map_err(|what| format!("deleting with room again: {what}"))?;
         if let Some(answer) = ended.answers.iter().find(|answer| *answer != "ok") {

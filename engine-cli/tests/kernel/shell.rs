@@ -67,15 +67,15 @@ pub struct Ended {
 impl Ended {
     /// Ended by itself, in good order.
     pub fn clean(&self) -> Result<(), String> {
-        if self.is_hung {
-            return Err(format!("it hangs; {self:?}"));
-        }
-        if self.code == Some(0) && self.stderr.is_empty() { Ok(()) } else { Err(self.told()) }
+        let is_clean = self.code == Some(0) && self.stderr.is_empty() && !self.is_hung;
+        if is_clean { Ok(()) } else { Err(self.told()) }
     }
 
     pub fn told(&self) -> String {
-        let Ended { code, signal, stderr, is_hung, .. } = self;
-        format!("exit code {code:?}, signal {signal:?}, hung {is_hung}, stderr {stderr:?}")
+        let Ended { answers, code, signal, stderr, is_hung } = self;
+        let hangs = if *is_hung { "it hangs; " } else { "" };
+        let count = answers.len();
+        format!("{hangs}exit code {code:?}, signal {signal:?}, {count} answers, stderr {stderr:?}")
     }
 }
 
