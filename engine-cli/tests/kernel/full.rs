@@ -21,9 +21,8 @@ use crate::workload::{KEYSPACES, Op, State, Workload, text};
 /// How many cycles one file system lives through.
 const CYCLES_OF_ONE: u64 = 4;
 
-/// How large the file systems are, and what is kept back until room is made.
+/// How large the file systems are.
 const DISK_KIB: u64 = 8 << 10;
-const BALLAST_BYTES: usize = 2 << 20;
 
 /// How many commands are sent at a time, how many times at most, and how many failures are enough.
 const CHUNK: u64 = 200;
@@ -36,6 +35,18 @@ enum Kind {
     Tmpfs,
     /// `ulimit -f`.
     FileSize,
+}
+
+impl Kind {
+    /// What is kept back until room is made: somewhat more than the database can take, because a merge of everything
+    /// needs that much again.
+    fn ballast_kib(self) -> Option<usize> {
+        match self {
+            Kind::Ext4 => Some(3584),
+            Kind::Tmpfs => Some(4608),
+            Kind::FileSize => None,
+        }
+    }
 }
 
 const KINDS: [Kind; 3] = [Kind::FileSize, Kind::Ext4, Kind::Tmpfs];
@@ -154,8 +165,8 @@ impl Filled {
 
     fn cycle(&mut self) -> Result<(), String> {
         let ballast = self.dir.join("ballast");
-        if self.kind != Kind::FileSize {
-            fs::write(&ballast, vec![1; BALLAST_BYTES]).map_err(|error| format!("{error}"))?;
+        if let Some(kib) = self.kind.ballast_kib() {
+            fs::write(&ballast, vec![1; kib << 10]).map_err(|error| format!("ballast: {error}"))?;
         }
         let options = self.options();
         let told = |what| format!("{what} with {options:?}");
@@ -171,7 +182,7 @@ impl Filled {
             return Err(told(format!("it stopped after {} answers", answers.len())));
         }
         self.run_once(&options).map_err(told)?;
-        if self.kind != Kind::FileSize {
+        if self.kind.ballast_kib().is_some() {
             fs::remove_file(&ballast).unwrap();
         }
         let found = self.read().map_err(|what| told(format!("with room again: {what}")))?;
@@ -250,11 +261,16 @@ impl Filled {
         let deletes = gone.iter().map(|key| format!("del {key}\n")).collect::<String>();
         let mut shell = Shell::on(&self.db(), options);
         shell.feed(deletes + "del one-more\ncompact\nquit\n", true);
-        let ended = shell.end();
-        ended.clean().map_err(|what| format!("deleting with room again: {what}"))?;
-        if let Some(answer) = ended.answers.iter().find(|answer| *answer != "ok") {
-            return Err(format!("deleting with room again: {answer:?}"));
+        for _ in 0..gone.len() + 2 {
+            let answer = shell.read().unwrap_or_default();
+            if answer != "ok" {
+                return Err(format!(
+                    "deleting with room again: {answer:?}, {}",
+                    shell.kill().told()
+                ));
+            }
         }
+        shell.end().clean().map_err(|what| format!("deleting with room again: {what}"))?;
         for key in gone {
             self.state.remove(&(KEYSPACES[0], key));
         }

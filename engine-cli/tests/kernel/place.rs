@@ -26,9 +26,6 @@ impl Place {
         Place { path }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
