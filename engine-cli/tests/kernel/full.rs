@@ -232,7 +232,7 @@ impl Filled {
     fn run_once(&mut self, options: &[String]) -> Result<(), String> {
         let arguments = |words: &[&str]| {
             let mut list = shell_arguments(&self.db(), options);
-            list[2] = words[0].to_owned();
+            words[0].clone_into(&mut list[2]);
             list.extend(words[1..].iter().map(|word| (*word).to_owned()));
             list
         };
@@ -258,7 +258,7 @@ impl Filled {
     fn shrink(&mut self, options: &[String]) -> Result<(), String> {
         let keys = self.state.keys().map(|(_, key)| key.clone()).collect::<Vec<_>>();
         let gone = keys.iter().filter(|_| self.dice.chance(95)).cloned().collect::<Vec<_>>();
-        let deletes = gone.iter().map(|key| format!("del {key}\n")).collect::<String>();
+        let deletes = gone.iter().flat_map(|key| ["del ", key, "\n"]).collect::<String>();
         let mut shell = Shell::on(&self.db(), options);
         shell.feed(deletes + "del one-more\ncompact\nquit\n", true);
         for _ in 0..gone.len() + 2 {

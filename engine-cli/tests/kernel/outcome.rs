@@ -39,9 +39,10 @@ pub fn check(base: &State, ops: &[Op], answers: &[String], found: &State) -> Res
         }
     }
     for (key, values) in &allowed {
-        let value = found.get(key).cloned();
-        if !values.contains(&value) {
-            let (value, values) = (short(&value), values.iter().map(short).collect::<Vec<_>>());
+        let value = found.get(key);
+        if !values.iter().any(|allowed| allowed.as_ref() == value) {
+            let values = values.iter().map(|value| short(value.as_ref())).collect::<Vec<_>>();
+            let value = short(value);
             return Err(format!("{}/{}: {value} found, {values:?} allowed", key.0, key.1));
         }
     }
@@ -107,8 +108,8 @@ fn check_whole(op: &Op, allowed: &Allowed, found: &State) -> Result<(), String> 
     }
 }
 
-fn short(value: &Option<String>) -> String {
-    value.as_ref().map_or("nothing".to_owned(), |value| value.chars().take(12).collect())
+fn short(value: Option<&String>) -> String {
+    value.map_or("nothing".to_owned(), |value| value.chars().take(12).collect())
 }
 
 #[test]

@@ -26,7 +26,6 @@ impl Place {
         Place { path }
     }
 
-
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

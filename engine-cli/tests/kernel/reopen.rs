@@ -19,7 +19,7 @@ pub fn read_state(db: &Path, options: &[String], dice: &mut Dice) -> Result<Stat
     let keys = (0..GETS).map(|_| key(dice.below(80))).collect::<Vec<_>>();
     let mut text = String::new();
     for keyspace in KEYSPACES {
-        text += &format!("keyspace {keyspace}\nscan . . 1000000\nrscan . . 1000000\n");
+        text.extend(["keyspace ", keyspace, "\nscan . . 1000000\nrscan . . 1000000\n"]);
         text.extend(keys.iter().map(|key| format!("get {key}\n")));
     }
     let mut shell = Shell::on(db, options);

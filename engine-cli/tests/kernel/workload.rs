@@ -91,24 +91,20 @@ impl Workload {
             self.keyspace = self.dice.pick(&KEYSPACES);
             return plain(&format!("keyspace {}\n", self.keyspace), false);
         }
-        match self.dice.below(100) {
-            0..20 => {
-                let (edit_count, word) = (self.dice.below(12), self.durability());
-                let edits = (0..edit_count).map(|_| self.edit(25)).collect::<Vec<_>>();
-                let mut text = format!("batch {edit_count}{word}\n");
-                for edit in &edits {
-                    writeln!(text, "{}", command(edit)).unwrap();
-                }
-                // An empty batch writes nothing, so it syncs nothing.
-                let is_durable = word == " sync" && edit_count > 0;
-                Op { text, edits, is_durable }
-            }
-            _ => {
-                let (edit, word) = (self.edit(20), self.durability());
-                let text = format!("{}{word}\n", command(&edit));
-                Op { text, edits: vec![edit], is_durable: word == " sync" }
-            }
+        if self.dice.chance(80) {
+            let (edit, word) = (self.edit(20), self.durability());
+            let text = format!("{}{word}\n", command(&edit));
+            return Op { text, edits: vec![edit], is_durable: word == " sync" };
         }
+        let (edit_count, word) = (self.dice.below(12), self.durability());
+        let edits = (0..edit_count).map(|_| self.edit(25)).collect::<Vec<_>>();
+        let mut text = format!("batch {edit_count}{word}\n");
+        for edit in &edits {
+            writeln!(text, "{}", command(edit)).unwrap();
+        }
+        // An empty batch writes nothing, so it syncs nothing.
+        let is_durable = word == " sync" && edit_count > 0;
+        Op { text, edits, is_durable }
     }
 
     fn edit(&mut self, delete_percent: u64) -> Edit {
