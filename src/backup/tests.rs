@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fs::SimFs;
-use crate::key::{FileNumber, SequenceNumber, Trailer, ValueKind};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, ValueKind};
 use crate::options::{Compression, KeyspaceOptions};
 use crate::table::TableMeta;
 use crate::table::writer::{TableWriter, TableWriterOptions};
@@ -11,6 +11,7 @@ fn table_of(fs: &SimFs, dir: &Path, value: &[u8]) -> TableMeta {
     let options = KeyspaceOptions::default();
     let options = TableWriterOptions {
         number: FileNumber(1),
+        keyspace: KeyspaceId(0),
         block_bytes: options.block_bytes,
         compression: Compression::None,
         filter: options.filter,

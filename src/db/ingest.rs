@@ -217,6 +217,7 @@ impl Ingest {
                 let level = LEVEL_COUNT - 1;
                 let options = TableWriterOptions {
                     number,
+                    keyspace: self.core.id,
                     block_bytes: options.block_bytes,
                     compression: options.compression_at(level),
                     filter: options.filter,

@@ -84,6 +84,7 @@ impl Moment {
             let context = FlushContext {
                 fs,
                 dir,
+                keyspace: core.id,
                 options: &options,
                 snapshots: &[self.sequence],
                 number,

@@ -789,7 +789,7 @@ fn a_link_is_one_file_under_two_names_and_its_name_is_pending() {
     file.append(b"two").unwrap();
     assert_eq!(fs.read_file(to).unwrap(), b"onetwo");
     assert_eq!(fs.crash_clone(Persist::Nothing).read_file(to).unwrap(), b"one");
-    fs.sync_file(to).unwrap();
+    fs.sync_file(to, 0..6).unwrap();
     let crashed = fs.crash_clone(Persist::Nothing);
     assert_eq!(crashed.read_file(to).unwrap(), b"onetwo");
     assert_eq!(crashed.read_file(&from).unwrap(), b"onetwo");
