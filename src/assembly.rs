@@ -5,13 +5,14 @@
 //!
 //! # Order
 //! 1. The directory; `LOCK`, held to the end; `INCOMPLETE`, durable before anything else has a name.
-//! 2. The tables, their bytes and names durable.
-//! 3. The manifest, then `CURRENT`.
+//! 2. The tables, their bytes durable.
+//! 3. The manifest; all names durable; then `CURRENT`.
 //! 4. `INCOMPLETE` goes.
 //!
 //! A crash before 1 is done leaves an empty directory, or one with an empty `LOCK`; before 4, a directory that is not
 //! opened. Either can be assembled again: what an unfinished assembly left is removed first. An error clears what was
-//! made and keeps the directory, empty.
+//! made and keeps the directory, empty. On a device that takes nothing any more, `INCOMPLETE` stays; if only the sync
+//! after 4 failed, and that for good, the database is there, whole.
 
 use std::path::{Path, PathBuf};
 
@@ -95,12 +96,11 @@ impl<'a> Assembly<'a> {
         FileKind::Table(number).path(self.dir)
     }
 
-    /// Steps 3 and 4: the tables of `state` are there, their bytes durable. Makes their names durable and the directory
-    /// a database.
+    /// Steps 3 and 4: the tables of `state` are there, their bytes durable. Makes the directory a database.
     pub(crate) fn finish(mut self, mut state: ManifestState) -> Result<()> {
-        self.fs.sync_dir(self.dir)?;
         let number = state.next_file_number;
         state.next_file_number = FileNumber(number.0 + 1);
+        // It syncs the directory before CURRENT has its name: the tables' names are durable then too.
         Manifest::create(self.fs, self.dir, number, &state)?;
         self.fs.remove(&FileKind::Incomplete.path(self.dir))?;
         self.fs.sync_dir(self.dir)?;

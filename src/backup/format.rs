@@ -197,7 +197,7 @@ fn state_of(edit: &VersionEdit, stored: &BTreeMap<FileNumber, Content>) -> Resul
     state.apply(edit)?;
     let mut named_count = 0;
     for keyspace in state.keyspaces.values() {
-        keyspace.version.check_invariants().map_err(|what| misfit(what.to_string()))?;
+        keyspace.version.check_invariants().map_err(misfit)?;
         for (_, _, table) in keyspace.version.tables() {
             let meta = table.meta();
             named_count += 1;

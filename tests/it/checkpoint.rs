@@ -70,12 +70,12 @@ pub(crate) fn is_unfinished(fs: &SimFs, dir: &str) -> Result<bool, String> {
 }
 
 /// The file system before each file operation of `run`, and after it.
-pub(crate) fn cuts(fs: &SimFs, run: impl FnOnce()) -> Vec<(u64, SimFs)> {
+pub(crate) fn cuts<T>(fs: &SimFs, run: impl FnOnce() -> T) -> Vec<(u64, SimFs)> {
     fs.count_reads(false);
     let cuts: Arc<Mutex<Vec<(u64, SimFs)>>> = Arc::default();
     let sink = Arc::clone(&cuts);
     fs.on_operation(move |fs, number| sink.lock().unwrap().push((number, fs.kill_clone())));
-    run();
+    let _ = run();
     fs.on_operation(|_, _| {});
     let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
     cuts.push((fs.op_count(), fs.kill_clone()));
@@ -168,8 +168,7 @@ fn tables_are_linked_and_copied_only_where_links_fail() {
     let fs = SimFs::new();
     let world = filled(&fs, 5, 300);
     let expected = read_contents(world.db()).unwrap();
-    let tables: u64 =
-        fs.list_dir(DIR).iter().filter(|name| name.ends_with(".table")).count() as u64;
+    let tables: u64 = fs.list_dir(DIR).iter().filter(|name| name.contains(".table")).count() as u64;
     let linked = world.db().checkpoint("/copies/linked").unwrap();
     assert!(tables > 1 && linked.tables_linked == tables && linked.tables_copied == 0);
     assert!(linked.bytes_linked > 0 && linked.tables_written > 0);
@@ -194,7 +193,7 @@ fn no_live_log_segment_is_shared() {
     let operations = fs.operations();
     assert!(operations.iter().any(|line| line.contains(" link ") && line.contains(".table")));
     assert!(!operations.iter().any(|line| line.contains(".wal")), "{operations:?}");
-    assert!(!fs.list_dir(COPY).iter().any(|name| name.ends_with(".wal")));
+    assert!(!fs.list_dir(COPY).iter().any(|name| name.contains(".wal")));
 }
 
 #[test]
@@ -342,7 +341,7 @@ fn a_crash_at_any_operation_leaves_the_source_as_it_was_and_the_target_free_or_c
         world.db().put_with("in memory", "x", &WriteOptions::SYNC).unwrap();
         let expected = read_contents(world.db()).unwrap();
         let (mut unfinished, mut complete) = (0, 0);
-        for (number, cut) in cuts(&fs, || drop(world.db().checkpoint(COPY).unwrap())) {
+        for (number, cut) in cuts(&fs, || world.db().checkpoint(COPY).unwrap()) {
             for persist in crash_states(number, 2) {
                 cases += 1;
                 match check_crash(&cut.crash_clone(persist), &expected) {

@@ -1,16 +1,20 @@
 //! `checkpoint`, `backup`, `backups`, `restore`.
 
-use crate::support::{Place, content, numbered};
+use crate::support::{Answer, Place, content, numbered, program};
 
 /// The path of something beside the database, as an argument.
 fn beside(place: &Place, name: &str) -> String {
     place.file(name).display().to_string()
 }
 
-/// The same place with another database.
+/// Runs the program without a database.
+fn alone(arguments: &[&str]) -> Answer {
+    program().args(arguments).output().unwrap().into()
+}
+
+/// Everything in another database at the same place.
 fn scan(place: &Place, name: &str) -> String {
-    let dir = beside(place, name);
-    place.run_with(&["--db", &dir, "scan"]).ok().text().to_owned()
+    alone(&["--db", &beside(place, name), "scan"]).ok().text().to_owned()
 }
 
 #[test]
@@ -32,7 +36,7 @@ fn a_checkpoint_is_a_database_of_its_own_and_changes_nothing() {
     assert_eq!(scan(&place, "copy"), all.text());
     let text = place.run_with(&["checkpoint", &beside(&place, "second")]).ok();
     assert!(text.text().starts_with("checkpoint at sequence 3002: linked 1 table"), "{text:?}");
-    place.run_with(&["--db", &copy, "verify"]).ok();
+    alone(&["--db", &copy, "verify"]).ok();
 }
 
 #[test]
@@ -63,9 +67,9 @@ fn an_unfinished_copy_is_no_database_and_is_made_again() {
     place.run_with(&["checkpoint", &copy]).ok();
     std::fs::write(place.file("copy").join("INCOMPLETE"), "").unwrap();
     for verb in ["scan", "verify"] {
-        place.run_with(&["--db", &copy, verb]).fails(6, &["unfinished", "INCOMPLETE", "again"]);
+        alone(&["--db", &copy, verb]).fails(6, &["unfinished", "INCOMPLETE", "again"]);
     }
-    place.run_with(&["--db", &copy, "put", "c", "d"]).fails(6, &["unfinished"]);
+    alone(&["--db", &copy, "put", "c", "d"]).fails(6, &["unfinished"]);
     place.run_with(&["checkpoint", &copy]).ok();
     assert_eq!(scan(&place, "copy"), "a\tb\n");
 }
@@ -88,9 +92,6 @@ fn backups_are_incremental_listed_verified_restored_and_removed() {
     assert!(third.text().starts_with("backup 3 at sequence 3001: copied 0 tables"), "{third:?}");
 
     // No database is needed for the rest.
-    let alone = |arguments: &[&str]| -> crate::support::Answer {
-        crate::support::program().args(arguments).output().unwrap().into()
-    };
     let list = alone(&["backups", &backups, "--format", "json"]).ok().json();
     let ids: Vec<_> = list["backups"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
     assert_eq!(ids, [&1, &2, &3]);
@@ -106,12 +107,12 @@ fn backups_are_incremental_listed_verified_restored_and_removed() {
     assert!(verified.text().contains("3 backups, 2 tables"), "{verified:?}");
 
     let all = place.run("scan").ok().text().to_owned();
-    place.run_with(&["--db", &beside(&place, "old"), "restore", &backups, "--id", "1"]).ok();
+    alone(&["--db", &beside(&place, "old"), "restore", &backups, "--id", "1"]).ok();
     let latest = ["--db", &beside(&place, "new"), "restore", &backups, "--format", "json"];
-    assert_eq!(place.run_with(&latest).ok().json()["id"], 3);
+    assert_eq!(alone(&latest).ok().json()["id"], 3);
     assert_eq!(scan(&place, "new"), all);
     assert_eq!(scan(&place, "old"), all.replace("later\tx\n", ""));
-    place.run_with(&["--db", &beside(&place, "new"), "verify"]).ok();
+    alone(&["--db", &beside(&place, "new"), "verify"]).ok();
 
     assert_eq!(json(&["backups", &backups, "--remove", "1"])["tables_removed"], 0);
     assert_eq!(json(&["backups", &backups, "--remove", "2"])["tables_removed"], 0);
@@ -126,21 +127,17 @@ fn what_cannot_be_restored_or_removed_says_why() {
     let backups = beside(&place, "backups");
     place.run_with(&["backup", &backups]).ok();
     let new = beside(&place, "new");
-    let restore =
-        |more: &[&str]| place.run_with(&[&["--db", &new, "restore", &backups], more].concat());
+    let restore = |more: &[&str]| alone(&[&["--db", &new, "restore", &backups], more].concat());
     restore(&["--id", "7"]).fails(6, &["no backup 7", "list"]);
     place.run_with(&["restore", &backups]).fails(6, &["not empty"]);
-    place.run_with(&["--db", &new, "restore", "/none"]).fails(4, &["no backups", "/none"]);
+    alone(&["--db", &new, "restore", "/none"]).fails(4, &["no backups", "/none"]);
     place.run_with(&["backups", "/none"]).fails(4, &["no backups", "/none"]);
     place.run_with(&["backups", &backups, "--remove", "9"]).fails(6, &["no backup 9"]);
     place.run_with(&["backups", &backups, "--remove", "1", "--verify"]).fails(2, &["--verify"]);
     let db = place.db().display().to_string();
     place.run_with(&["backups", &db]).fails(6, &["holds no backups"]);
     place.run_with(&["backup", &db]).fails(6, &["within"]);
-    crate::support::Answer::from(
-        crate::support::program().args(["restore", &backups]).output().unwrap(),
-    )
-    .fails(2, &["--db"]);
+    alone(&["restore", &backups]).fails(2, &["--db"]);
 
     // Damage: named, with exit code 3, and nothing is made of it.
     let files =
