@@ -314,8 +314,9 @@ fn a_failed_log_or_manifest_poisons_writing_and_reads_go_on() {
     }
 }
 
-/// A sync of the log failed, the database was opened again, and what that sync should have written was read from memory and
-/// built upon: but a later sync passes over it. The next power cut took acked writes, and the log was taken for damaged.
+/// A sync of the log failed, the database was opened again, and what that sync should have written was read from
+/// memory and built upon: but a later sync passes over it. The next power cut took acked writes, and the log was
+/// taken for damaged.
 #[test]
 fn what_a_failed_sync_left_in_memory_is_durable_before_it_is_built_upon() {
     for words in ["sync_data .wal", "sync_dir"] {

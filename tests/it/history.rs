@@ -1,9 +1,9 @@
 //! Concurrent histories: what several threads saw at once fits one order of the operations.
 //!
-//! Threads put, delete, write batches over keyspaces, get, scan, walk, and take snapshots that all of them read, while flushes
-//! and compactions run beside them and file operations give way to other threads at random. Each operation notes when it
-//! began and ended, by one counter. Between two phases the database is reopened, killed or loses power. Then
-//! [`check`] looks for an order of all operations that explains everything that was read:
+//! Threads put, delete, write batches over keyspaces, get, scan, walk, and take snapshots that all of them read,
+//! while flushes and compactions run beside them and file operations give way to other threads at random. Each
+//! operation notes when it began and ended, by one counter. Between two phases the database is reopened, killed or
+//! loses power. Then [`check`] looks for an order of all operations that explains everything that was read:
 //! * it respects real time: what ended before another began stands before it;
 //! * a batch takes effect at once, and each read, of however many keys, is one moment;
 //! * all reads through a snapshot, by any thread and at any time, are one read at the moment of its making, and so are
@@ -13,10 +13,10 @@
 //! batch, and that of two snapshots one is the older in everything.
 //!
 //! # The checker
-//! A depth-first search over orders, as Wing and Gong's, with memory of the states it has been in. A read that may come
-//! next and fits is taken at once: reads change nothing, so if any order is left, one with the read here is. Only
-//! writes branch. Values are unique, the threads are few, so states are few too. It is exact: it finds an order if there
-//! is one, and a test compares it with trying all orders.
+//! A depth-first search over orders, as Wing and Gong's, with memory of the states it has been in. A read that may
+//! come next and fits is taken at once: reads change nothing, so if any order is left, one with the read here is.
+//! Only writes branch. Values are unique, the threads are few, so states are few too. It is exact: it finds an order
+//! if there is one, and a test compares it with trying all orders.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;

@@ -148,6 +148,23 @@ fn a_trace_in_the_directory_is_left_alone_and_other_files_are_refused() {
     world.open("").unwrap().close().unwrap();
 }
 
+/// A power cut took the bytes of the trace, which nobody syncs, and the database could not be opened any more.
+#[test]
+fn a_trace_that_lost_its_head_to_a_power_cut_is_replaced() {
+    let world = World::new();
+    drop(world.open(TRACE).unwrap());
+    let head = world.fs.read_file(TRACE).unwrap();
+    for left in [vec![0; 4096], head[..3].to_vec(), [&head[..5], &[0; 60]].concat()] {
+        world.fs.write_file(TRACE, &left).unwrap();
+        drop(world.open(TRACE).unwrap());
+        assert_eq!(world.fs.read_file(TRACE).unwrap()[..8], head[..8]);
+    }
+    for other in [&b"not"[..], &b"\0\0\0\0notes"[..]] {
+        world.fs.write_file(TRACE, other).unwrap();
+        assert_eq!(world.open(TRACE).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
+
 #[test]
 fn a_full_disk_ends_the_recording_and_no_operation_fails() {
     let world = World::new();
