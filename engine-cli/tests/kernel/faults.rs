@@ -122,7 +122,8 @@ fn check_end(ended: &Ended, db: &Path) -> Result<(), String> {
                 line.contains(db.to_str().unwrap()) || line.contains("standard output");
             let is_told = line.starts_with("error: ")
                 && line.lines().count() == 1
-                && line.matches(": ").count() >= 3;
+                && line.matches(": ").count() >= 3
+                && !line.contains("SIGBUS");
             if is_told && names_a_place {
                 Ok(())
             } else {
