@@ -39,6 +39,8 @@ pub(crate) mod thread {
     #[cfg(not(any(esker_shuttle, esker_loom)))]
     pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
 
+    #[cfg(all(test, any(esker_shuttle, esker_loom)))]
+    pub(crate) use super::controlled::thread::spawn;
     #[cfg(any(esker_shuttle, esker_loom))]
     pub(crate) use super::controlled::thread::{
         Builder, JoinHandle, Thread, current, park, yield_now,

@@ -22,6 +22,7 @@ mod log;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as ProcessCounter;
 
 use arc_swap::ArcSwap;
 
@@ -363,7 +364,7 @@ struct Parts {
 }
 
 fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
-    static NEXT_ORIGIN: AtomicU64 = AtomicU64::new(1);
+    static NEXT_ORIGIN: ProcessCounter = ProcessCounter::new(1);
     let Parts { cores, state, fresh_manifest, wal, start, lock, recorder, disk } = parts;
     let options = request.options.clone();
     let cache = (options.cache_bytes > 0).then(|| Arc::new(BlockCache::new(options.cache_bytes)));
