@@ -24,8 +24,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as ProcessCounter;
 
-use arc_swap::ArcSwap;
-
 use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::compaction::CompactionStrategy;
@@ -53,8 +51,8 @@ use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
 use crate::options::{CompactionRate, DbOptions, KeyspaceOptions, WalMode};
 use crate::spawn::Spawn;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwap, Mutex};
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;

@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
+use esker::event::Event;
 use esker::fs::SimFs;
 use esker::{Db, Durability, ErrorKind, Result, WriteBatch};
+use shuttle::sync::{Condvar, Mutex};
 
-use super::explore::{below, explore, pick};
-use super::support::{check_left, go, join, open, open_with, options, small, value, with};
+use super::explore::{below, explore};
+use super::support::{
+    DIR, builder, check_left, go, join, open, open_with, options, pick, small, value, with,
+};
 
 /// One call of a user's, of any kind.
 fn call(db: &Db, thread: u64) -> Result<()> {
@@ -111,6 +115,41 @@ fn handles_close_and_drop_at_once() {
         let db = open(&fs, 0);
         assert_eq!(db.get("a").unwrap().as_deref(), Some(&b"1"[..]));
         drop(db);
+        check_left(&fs);
+    });
+}
+
+/// A write that fills a memtable makes a flush due, and two flushes a compaction: nobody has to ask or to wait.
+#[test]
+fn what_is_due_is_done_without_anybody_asking() {
+    explore("background_due", (20, 500, 100_000), || {
+        let fs = Arc::new(SimFs::new());
+        let told = Arc::new((Mutex::new((0, 0)), Condvar::new()));
+        let heard = Arc::clone(&told);
+        let listener = move |event: &Event| {
+            let mut counts = heard.0.lock().unwrap();
+            match event {
+                Event::FlushEnd(_) => counts.0 += 1,
+                Event::CompactionEnd(_) => counts.1 += 1,
+                _ => return,
+            }
+            heard.1.notify_all();
+        };
+        let db = builder(&fs, options(pick(&[1, 2])), small()).listener(Arc::new(listener));
+        let db = db.open(DIR).unwrap();
+        for (flushes, compactions) in [(1, 0), (2, 1)] {
+            let mut counts = told.0.lock().unwrap();
+            let before = counts.0;
+            drop(counts);
+            // The memtable is full after the first, and is rotated by the second.
+            db.put("a", value(flushes, 12 << 10)).unwrap();
+            db.put("b", value(flushes, 8)).unwrap();
+            counts = told.0.lock().unwrap();
+            while counts.0 == before || counts.1 < compactions {
+                counts = told.1.wait(counts).unwrap();
+            }
+        }
+        db.close().unwrap();
         check_left(&fs);
     });
 }

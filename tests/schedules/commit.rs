@@ -5,8 +5,8 @@ use std::sync::Arc;
 use esker::fs::{Persist, Repeat, SimFs};
 use esker::{Db, Durability, ErrorKind, Snapshot, WriteBatch};
 
-use super::explore::{below, explore, pick};
-use super::support::{check_left, go, join, open, reopen, value, version, version_of, with};
+use super::explore::{below, explore};
+use super::support::{check_left, go, join, open, pick, reopen, value, version, version_of, with};
 
 const WRITERS: u64 = 3;
 const EIO: i32 = 5;

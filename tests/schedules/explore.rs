@@ -2,7 +2,7 @@
 //!
 //! A failure prints the number of the schedule and the file that it was written to;
 //! `ESKER_SCHEDULE=FILE tests/schedules.sh TEST` runs that one schedule again. Choices of the workload come from
-//! [`below`] and [`pick`], which are part of the schedule.
+//! [`below`], which is part of the schedule.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -77,9 +77,4 @@ fn run<B: Fn() + Send + Sync + 'static>(
 /// A number below `bound`, by the schedule.
 pub(crate) fn below(bound: u64) -> u64 {
     thread_rng().gen_range(0..bound)
-}
-
-/// One of `list`, by the schedule.
-pub(crate) fn pick<T: Copy>(list: &[T]) -> T {
-    list[below(list.len() as u64) as usize]
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use esker::fs::{Repeat, SimFs};
 use esker::{Db, Durability, ErrorKind, KeyspaceOptions, Stall, WriteBatch, WriteOptions};
 
-use super::explore::{below, explore, pick};
-use super::support::{check_left, go, join, open_with, options, small, value};
+use super::explore::{below, explore};
+use super::support::{check_left, go, join, open_with, options, pick, small, value};
 
 const EIO: i32 = 5;
+/// Runs in level 0 at which writers stop, at the least.
+const LEVEL0_RUNS_MAX: u64 = 20;
 
 fn write(db: &Db, thread: u64, version: u64, stall: Stall) -> esker::Result<()> {
     let mut batch = WriteBatch::new();
@@ -80,5 +82,38 @@ fn stopped_writers_learn_that_the_work_failed() {
         drop(db);
         let db = open_with(&fs, options(0), small());
         assert!(db.verify().unwrap().is_ok());
+    });
+}
+
+/// Level 0 is full and compaction paused, so that writers stop; then it goes on, or the database is closed.
+#[test]
+fn writers_that_compaction_stopped_are_woken() {
+    explore("stalls_pressure", (20, 500, 100_000), || {
+        let fs = Arc::new(SimFs::new());
+        let keyspace = KeyspaceOptions { memtable_bytes: 64 << 10, ..small() };
+        let db = open_with(&fs, options(2), keyspace);
+        let pause = db.pause_compactions();
+        for version in 0..LEVEL0_RUNS_MAX {
+            db.put("a", value(version, 100)).unwrap();
+            db.flush().unwrap();
+        }
+        let writers = (0..2).map(|thread| {
+            let db = db.clone();
+            go(move || match write(&db, thread, 1, Stall::Wait) {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),
+                Ok(()) => {}
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        if below(2) == 0 {
+            drop(pause);
+            join(writers);
+            drop(db);
+        } else {
+            db.close().unwrap();
+            join(writers);
+            drop(pause);
+        }
+        check_left(&fs);
     });
 }

@@ -7,11 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use esker::clock::Clock;
 use esker::fs::{FileSystem, SimFs};
 use esker::spawn::Spawn;
-use esker::{Db, DbOptions, Durability, KeyspaceOptions, Leveled, WriteOptions};
+use esker::{Db, DbBuilder, DbOptions, Durability, KeyspaceOptions, Leveled, WriteOptions};
 use shuttle::thread::JoinHandle;
+
+use super::explore::below;
 
 /// Where databases stand in the simulated file system.
 pub(crate) const DIR: &str = "/db";
+
+/// One of `list`, by the schedule.
+pub(crate) fn pick<T: Copy>(list: &[T]) -> T {
+    list[below(list.len() as u64) as usize]
+}
 
 /// Starts a thread of the test.
 pub(crate) fn go<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
@@ -72,14 +79,16 @@ pub(crate) fn small() -> KeyspaceOptions {
 }
 
 pub(crate) fn open_with(fs: &Arc<SimFs>, options: DbOptions, keyspace: KeyspaceOptions) -> Db {
+    builder(fs, options, keyspace).open(DIR).unwrap()
+}
+
+pub(crate) fn builder(fs: &Arc<SimFs>, options: DbOptions, keyspace: KeyspaceOptions) -> DbBuilder {
     Db::builder()
         .options(options)
         .default_keyspace(keyspace)
         .file_system(Arc::clone(fs) as Arc<dyn FileSystem>)
         .clock(Arc::new(TickClock::default()))
         .spawner(Arc::new(ScheduledSpawn))
-        .open(DIR)
-        .unwrap()
 }
 
 pub(crate) fn open(fs: &Arc<SimFs>, background_threads: usize) -> Db {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use esker::fs::SimFs;
 use esker::{Db, Durability, KeyspaceOptions, WriteBatch};
 
-use super::explore::{below, explore, pick};
-use super::support::{check_left, go, join, open_with, options, small, value, version_of, with};
+use super::explore::{below, explore};
+use super::support::{
+    check_left, go, join, open_with, options, pick, small, value, version_of, with,
+};
 
 const KEYS: u64 = 6;
 
@@ -17,12 +19,29 @@ fn key(index: u64) -> String {
 fn write_all(db: &Db, version: u64) {
     let mut batch = WriteBatch::new();
     for index in 0..KEYS {
-        batch.put(key(index), value(version, 900));
+        batch.put(key(index), value(version, 1500));
     }
     db.write_with(batch, &with(Durability::Buffered)).unwrap();
 }
 
-/// Tables of one block, all too large for the memtable's default.
+/// A tree of several tables, and the places of tables that are kept open all taken by another: so whoever goes on to the
+/// next table of a run opens its file.
+fn prepared(fs: &Arc<SimFs>, background_threads: usize) -> Db {
+    let db = open_with(fs, options(background_threads), keyspace());
+    let other = db.keyspace("other", keyspace()).unwrap();
+    for index in 0..8 {
+        other.put(key(index), value(1, 5000)).unwrap();
+    }
+    other.flush().unwrap();
+    other.compact_range::<&str>(..).unwrap();
+    assert_eq!(other.iter().count(), 8);
+    write_all(&db, 1);
+    db.flush().unwrap();
+    db.compact_range::<&str>(..).unwrap();
+    db
+}
+
+/// Memtables are flushed when somebody asks.
 fn keyspace() -> KeyspaceOptions {
     KeyspaceOptions { memtable_bytes: 64 << 10, ..small() }
 }
@@ -47,9 +66,7 @@ fn hold(db: &Db) {
 
 fn hold_while_merging(background_threads: usize) {
     let fs = Arc::new(SimFs::new());
-    let db = open_with(&fs, options(background_threads), keyspace());
-    write_all(&db, 1);
-    db.flush().unwrap();
+    let db = prepared(&fs, background_threads);
     let holders = (0..2).map(|_| {
         let db = db.clone();
         go(move || hold(&db))
@@ -62,9 +79,8 @@ fn hold_while_merging(background_threads: usize) {
             writer.flush().unwrap();
         }
         match pick(&[0, 1, 2]) {
-            0 => writer.compact_range::<&str>(..).unwrap(),
-            1 => writer.wait_idle().unwrap(),
-            _ => {}
+            0 | 1 => writer.compact_range::<&str>(..).unwrap(),
+            _ => writer.wait_idle().unwrap(),
         }
     }));
     join(threads);
@@ -88,9 +104,7 @@ fn who_holds_a_table_keeps_its_file_from_other_threads() {
 fn an_iterator_outlives_the_database() {
     explore("trees_outlive", (10, 400, 50_000), || {
         let fs = Arc::new(SimFs::new());
-        let db = open_with(&fs, options(2), keyspace());
-        write_all(&db, 1);
-        db.flush().unwrap();
+        let db = prepared(&fs, 2);
         let iter = db.iter();
         let reader = go(move || {
             assert_eq!(iter.map(|item| version_of(Some(&item.unwrap().1))).sum::<u64>(), KEYS);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use esker::fs::SimFs;
 use esker::{Db, Durability, WriteBatch};
 
-use super::explore::{below, explore, pick};
-use super::support::{check_left, go, join, open, value, version, version_of, with};
+use super::explore::{below, explore};
+use super::support::{check_left, go, join, open, pick, value, version, version_of, with};
 
 const KEYS: u64 = 4;
 
