@@ -9,8 +9,8 @@
 //! missing after the power cut that follows.
 //!
 //! What no module here can find: orders of memory weaker than sequential (for those `loom` runs the models of the
-//! memtable, in `src/memtable/tests/`), and races within `arc_swap`, the skiplist and the block cache, each of whose
-//! operations is one step here.
+//! memtable, in `src/memtable/tests/`), and races within the skiplist and the block cache, each of whose operations is
+//! one step here.
 
 #![cfg(esker_shuttle)]
 #![allow(clippy::unwrap_used, reason = "tests")]

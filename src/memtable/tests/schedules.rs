@@ -69,7 +69,7 @@ mod shuttled {
 
     #[test]
     fn readers_meet_all_that_is_visible_while_leaves_split() {
-        explore("memtable", (100, 3000, 200_000), || {
+        explore("memtable", (300, 12_000, 500_000), || {
             let (memtable, queue) = shared();
             let go = |body: fn(&Arc<MemTable>, &CommitQueue)| {
                 let (memtable, queue) = (Arc::clone(&memtable), Arc::clone(&queue));
