@@ -107,6 +107,9 @@ pub use options::{
 pub use value::Value;
 pub use version::totals::CompactionTotals;
 
+#[cfg(all(test, esker_shuttle))]
+mod schedules;
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;

@@ -259,6 +259,10 @@ mod tests {
     use crate::table::writer::{TableWriter, TableWriterOptions};
 
     fn table(dir: &Path, number: u64) -> Arc<Table> {
+        table_in(&StdFs, dir, number)
+    }
+
+    fn table_in(fs: &dyn FileSystem, dir: &Path, number: u64) -> Arc<Table> {
         let options = TableWriterOptions {
             keyspace: KeyspaceId::default(),
             number: FileNumber(number),
@@ -267,7 +271,7 @@ mod tests {
             filter: crate::options::FilterKind::Blocked,
             filter_bits: 10.0,
         };
-        let mut writer = TableWriter::create(&StdFs, dir, options).unwrap();
+        let mut writer = TableWriter::create(fs, dir, options).unwrap();
         writer.add(b"key", Trailer(number << 8 | 1), &number.to_le_bytes()).unwrap();
         Arc::new(Table::new(writer.finish().unwrap()))
     }
@@ -380,5 +384,54 @@ mod tests {
         drop(one);
         assert!(get(&cache, &two).is_some());
         assert_eq!(open_numbers(&cache), [2]);
+    }
+
+    /// More tables than may be open, used and closed at once; each is let go once, by whoever is last.
+    #[cfg(esker_shuttle)]
+    #[test]
+    fn under_any_schedule_tables_are_readable_and_are_let_go_once() {
+        use crate::fs::SimFs;
+        use crate::schedules::explore::{below, explore};
+        use crate::sync::thread::spawn;
+
+        explore("table_cache", (60, 1500, 100_000), || {
+            let fs = Arc::new(SimFs::new());
+            let dir = Path::new("/db");
+            fs.create_dir_all(dir).unwrap();
+            let ctx = ReadContext { read_mode: ReadMode::Pread, verify: Verify::Once, cache: None };
+            let cache =
+                Arc::new(TableCache::new(Arc::clone(&fs) as Arc<dyn FileSystem>, dir, ctx, 1));
+            let gone = Arc::new(Mutex::new(Vec::new()));
+            let tables: Vec<_> = (1..=3).map(|number| table_in(&*fs, dir, number)).collect();
+            for table in &tables {
+                let (gone, cache, fs) = (Arc::clone(&gone), Arc::clone(&cache), Arc::clone(&fs));
+                table.set_obsolete(Arc::new(move |number| {
+                    cache.evict(number);
+                    fs.remove(&dir.join(format!("{:06}.table", number.0))).unwrap();
+                    gone.lock().push(number.0);
+                }));
+            }
+            let threads: Vec<_> = (0..3)
+                .map(|_| {
+                    let (cache, tables) = (Arc::clone(&cache), tables.clone());
+                    spawn(move || {
+                        for _ in 0..3 {
+                            let table = &tables[below(3) as usize];
+                            if below(4) == 0 {
+                                cache.evict(table.meta().number);
+                            } else {
+                                assert!(get(&cache, table).is_some());
+                            }
+                        }
+                    })
+                })
+                .collect();
+            drop(tables);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert!(open_numbers(&cache).is_empty());
+            let mut gone = gone.lock().clone();
+            gone.sort_unstable();
+            assert_eq!(gone, [1, 2, 3]);
+        });
     }
 }

@@ -23,8 +23,7 @@ mod log;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
+use std::sync::atomic::AtomicU64 as ProcessCounter;
 
 use crate::assembly::refuse_incomplete;
 use crate::cache::BlockCache;
@@ -54,8 +53,8 @@ use crate::manifest::recovery::recover;
 use crate::manifest::state::ManifestState;
 use crate::options::{CompactionRate, DbOptions, KeyspaceOptions, WalMode};
 use crate::spawn::Spawn;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwap, Mutex};
 use crate::table::reader::ReadContext;
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
@@ -357,7 +356,7 @@ struct Parts {
 }
 
 fn assemble(request: &OpenRequest, parts: Parts) -> Result<Arc<Inner>> {
-    static NEXT_ORIGIN: AtomicU64 = AtomicU64::new(1);
+    static NEXT_ORIGIN: ProcessCounter = ProcessCounter::new(1);
     let Parts { cores, state, fresh_manifest, wal, start, lock, recorder, disk } = parts;
     let options = request.options.clone();
     let cache = (options.cache_bytes > 0).then(|| Arc::new(BlockCache::new(options.cache_bytes)));

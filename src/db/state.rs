@@ -12,7 +12,7 @@
 //! 4. leaves: the results of subcompactions, the snapshot list, the throttle and its watch, the table cache, the
 //!    list of unreferenced tables, the contents of tables, the queue of events.
 //!
-//! Views are replaced by [`arc_swap::ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
+//! Views are replaced by [`ArcSwap::rcu`]: rotation (under 3) replaces the memtables, installation (under 1)
 //! the version and the flushed memtables; each keeps what the other did.
 //!
 //! # Invariants
@@ -25,8 +25,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::compaction::filter::CompactionFilter;
@@ -48,7 +46,7 @@ use crate::manifest::state::ManifestState;
 use crate::memtable::MemTable;
 use crate::options::{DbOptions, KeyspaceOptions};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{ArcSwap, Mutex, RwLock};
 use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::Version;

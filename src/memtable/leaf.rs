@@ -48,6 +48,7 @@
 
 #![expect(unsafe_code, reason = "leaves and records are followed by pointer; see the proofs")]
 
+use std::array;
 use std::ptr::{self, NonNull};
 
 use super::record::{MemKey, Record};
@@ -123,9 +124,9 @@ impl Leaf {
             right_prefix: AtomicU64::new(right_prefix),
             right: AtomicPtr::new(right),
             low,
-            tags: [const { AtomicU64::new(0) }; LEAF_LEN / TAGS_PER_WORD],
-            prefixes: [const { AtomicU64::new(0) }; LEAF_LEN],
-            records: [const { AtomicPtr::new(ptr::null_mut()) }; LEAF_LEN],
+            tags: array::from_fn(|_| AtomicU64::new(0)),
+            prefixes: array::from_fn(|_| AtomicU64::new(0)),
+            records: array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
         };
         let start = start.cast::<Leaf>();
         // SAFETY: the caller vouches for the place and keeps it.

@@ -1,6 +1,9 @@
 //! Tests of the memtable as a whole: against a model, with leaves so small that they split all the
 //! time, with threads, and with every interleaving of a split and a reader on one thread.
 
+#[cfg(any(esker_shuttle, esker_loom))]
+mod schedules;
+
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

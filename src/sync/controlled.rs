@@ -11,7 +11,10 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::Guard;
 
 #[cfg(esker_loom)]
 pub(crate) use loom::{hint::spin_loop, sync::atomic, thread, thread_local};
@@ -132,6 +135,44 @@ impl Condvar {
 impl fmt::Debug for Condvar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Condvar").finish_non_exhaustive()
+    }
+}
+
+/// As `arc_swap::ArcSwap`. It does without the scheduler; so that others may run before each operation, it looks at a
+/// word that means nothing.
+pub(crate) struct ArcSwap<T> {
+    swapped: arc_swap::ArcSwap<T>,
+    step: atomic::AtomicBool,
+}
+
+impl<T> ArcSwap<T> {
+    pub(crate) fn from_pointee(value: T) -> Self {
+        let step = atomic::AtomicBool::new(false);
+        ArcSwap { swapped: arc_swap::ArcSwap::from_pointee(value), step }
+    }
+
+    pub(crate) fn load(&self) -> Guard<Arc<T>> {
+        self.step();
+        self.swapped.load()
+    }
+
+    pub(crate) fn load_full(&self) -> Arc<T> {
+        self.step();
+        self.swapped.load_full()
+    }
+
+    pub(crate) fn store(&self, value: Arc<T>) {
+        self.step();
+        self.swapped.store(value);
+    }
+
+    pub(crate) fn rcu<R: Into<Arc<T>>>(&self, change: impl FnMut(&Arc<T>) -> R) -> Arc<T> {
+        self.step();
+        self.swapped.rcu(change)
+    }
+
+    fn step(&self) {
+        self.step.load(atomic::Ordering::SeqCst);
     }
 }
 

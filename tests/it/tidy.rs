@@ -7,6 +7,7 @@
 mod layers;
 mod rules;
 mod source;
+mod unsafe_list;
 
 use std::path::Path;
 
@@ -102,6 +103,11 @@ fn every_file_is_in_shape() {
 #[test]
 fn unsafe_and_the_seams_stay_where_they_belong() {
     expect_none(&sources(&RUST_DIRS).iter().flat_map(rules::confinement).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_unsafe_is_listed_with_its_test() {
+    expect_none(&unsafe_list::unsafe_list(&page("docs/unsafe.md"), &sources(&RUST_DIRS)));
 }
 
 #[test]

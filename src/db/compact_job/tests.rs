@@ -1,7 +1,6 @@
 //! What is chosen, and when: hand-driven, without background threads.
 
 use std::io;
-use std::thread::JoinHandle;
 
 use super::*;
 use crate::compaction::{CompactionReason, CompactionStrategy};
@@ -10,6 +9,7 @@ use crate::fs::SimFs;
 use crate::key::SequenceNumber;
 use crate::options::{Compression, DbOptions, Leveled, SizeTiered};
 use crate::spawn::{Spawn, StdSpawn};
+use crate::sync::thread::JoinHandle;
 use crate::version::text;
 
 /// Threads that end at once: the test does their work.

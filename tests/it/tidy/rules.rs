@@ -28,7 +28,7 @@ struct Confined {
     advice: &'static str,
 }
 
-const CONFINED: [Confined; 5] = [
+const CONFINED: [Confined; 6] = [
     Confined {
         words: &["unsafe"],
         within: "",
@@ -60,6 +60,19 @@ const CONFINED: [Confined; 5] = [
         advice: "go through the spawner seam (src/spawn.rs)",
     },
     Confined {
+        words: &[
+            "parking_lot",
+            "std::sync::Mutex",
+            "std::sync::Condvar",
+            "std::sync::RwLock",
+            "thread::park",
+            "thread::yield_now",
+        ],
+        within: "src/",
+        except: &["src/sync.rs", "src/sync/"],
+        advice: "take it from the synchronization seam (src/sync.rs)",
+    },
+    Confined {
         words: &["todo!", "unimplemented!", "doc(hidden)"],
         within: "",
         except: &[],
@@ -75,7 +88,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new(place: impl Into<String>, rule: &'static str, what: impl Into<String>) -> Self {
+    pub fn new(place: impl Into<String>, rule: &'static str, what: impl Into<String>) -> Self {
         Violation { place: place.into(), rule, what: what.into() }
     }
 
