@@ -29,7 +29,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::{DirEntry, FileSystem};
 use crate::key::{FileNumber, KeyspaceId};
-use crate::manifest::recovery::{Recovered, missing_manifest, read_current, recover_manifest};
+use crate::manifest::recovery::{
+    Current, Recovered, missing_manifest, read_current, recover_manifest,
+};
 use crate::manifest::state::ManifestState;
 use crate::options::{ReadMode, RecoveryMode, Verify};
 use crate::table::TableMeta;
@@ -200,7 +202,7 @@ impl Survey {
     fn find_manifest(&mut self, fs: &dyn FileSystem, dir: &Path) -> Result<()> {
         let current = FileKind::Current.path(dir);
         let named = match read_current(fs, dir) {
-            Ok(Some(number)) => Some(number),
+            Ok(Some(current)) => Some(current),
             Ok(None) => {
                 self.report.problems.push(
                     Error::corruption(&current, 0, "CURRENT is missing")
@@ -213,10 +215,14 @@ impl Survey {
                 None
             }
         };
-        let candidates = named.map_or_else(|| self.manifest_numbers(), |named| vec![named]);
-        for number in candidates.into_iter().rev() {
-            let found = recover_manifest(fs, dir, number)
-                .and_then(|found| found.ok_or_else(|| missing_manifest(dir, number)));
+        let unnamed = |number| Current { number, sealed_bytes: None };
+        let candidates = named.map_or_else(
+            || self.manifest_numbers().into_iter().map(unnamed).collect(),
+            |named| vec![named],
+        );
+        for current in candidates.into_iter().rev() {
+            let found = recover_manifest(fs, dir, current)
+                .and_then(|found| found.ok_or_else(|| missing_manifest(dir, current.number)));
             match found {
                 Ok(recovered) => {
                     self.manifest = Some(recovered);

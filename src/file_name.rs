@@ -72,7 +72,7 @@ impl FileKind {
 }
 
 fn parse_number(text: &str) -> Option<FileNumber> {
-    text.parse().ok().map(FileNumber)
+    text.parse().ok().map(FileNumber).filter(|number| *number <= FileNumber::MAX)
 }
 
 #[cfg(test)]
@@ -101,6 +101,9 @@ mod tests {
             "MANIFEST-",
             "LOCK ",
             "x.wal",
+            "18446744073709551615.table",
+            "18446744073709551615.wal",
+            "MANIFEST-18446744073709551614",
         ] {
             assert_eq!(FileKind::parse(foreign), None, "{foreign}");
         }

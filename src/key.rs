@@ -40,6 +40,13 @@ impl fmt::Display for SequenceNumber {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileNumber(pub u64);
 
+impl FileNumber {
+    /// No file has a larger number.
+    pub(crate) const MAX: FileNumber = FileNumber(1 << 62);
+    /// A database in which this number was given out is not opened: so nobody ever counts up to [`FileNumber::MAX`].
+    pub(crate) const USED_UP: FileNumber = FileNumber(1 << 61);
+}
+
 impl fmt::Display for FileNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:06}", self.0)

@@ -21,7 +21,8 @@
 //!   before anything acts on it, and no record ever follows a torn one.
 //! * After a failed append or sync nobody knows what the file holds. Then nothing is appended any
 //!   more, and no file may be removed: the edit may or may not be there after the next open.
-//! * `CURRENT` is replaced by a rename, and names a manifest only after that one is durable.
+//! * `CURRENT` is replaced by a rename, and names a manifest only after that one is durable. A clean
+//!   close replaces it once more, with the length of the manifest, which is final then.
 //!
 //! # Not here
 //! What edits mean (`state`), how a manifest is read (`recovery`), and who removes old manifests
@@ -50,6 +51,8 @@ const MAGIC: &[u8; 8] = b"ESKERMAN";
 const FORMAT_VERSION: u32 = 1;
 /// Bytes of the header.
 const HEADER_LEN: usize = 24;
+/// What stands before the length of a finished manifest in `CURRENT`.
+const SEALED: &str = "sealed ";
 /// Bytes of a record before its payload.
 const RECORD_HEADER_LEN: usize = 8;
 
@@ -84,14 +87,17 @@ impl Manifest {
         // The name must be durable before CURRENT can say it.
         fs.sync_dir(dir)?;
 
-        let temporary = FileKind::CurrentTemporary.path(dir);
-        let mut current = fs.create(&temporary)?;
-        current.append(&encode_current(number))?;
-        // Before the rename: else a crash could leave an empty file under the name CURRENT.
-        current.sync_data()?;
-        fs.rename(&temporary, &FileKind::Current.path(dir))?;
-        fs.sync_dir(dir)?;
+        write_current(fs, dir, number, None)?;
         Ok(Manifest { file, path, number, bytes: bytes.len() as u64, failure: None })
+    }
+
+    /// Notes in `CURRENT` how long the manifest is, now that nothing is appended to it any more. From then on its end
+    /// is known, and damage to its last record is not taken for a torn tail.
+    pub(crate) fn seal(self, fs: &dyn FileSystem, dir: &Path) -> Result<()> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => write_current(fs, dir, self.number, Some(self.bytes)),
+        }
     }
 
     /// Appends `edit` and makes it durable. An edit that says nothing is not written.
@@ -159,8 +165,27 @@ fn encode_record(number: FileNumber, offset: u64, payload: &[u8], path: &Path) -
     Ok(record)
 }
 
-/// The bytes of `CURRENT` when the manifest `number` is the live one.
-fn encode_current(number: FileNumber) -> Vec<u8> {
-    let name = FileKind::Manifest(number).file_name();
-    format!("{name}\n{:08x}\n", checksum(name.as_bytes())).into_bytes()
+/// Makes the manifest `number` the live one.
+fn write_current(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    number: FileNumber,
+    sealed_bytes: Option<u64>,
+) -> Result<()> {
+    let temporary = FileKind::CurrentTemporary.path(dir);
+    let mut current = fs.create(&temporary)?;
+    current.append(&encode_current(number, sealed_bytes))?;
+    // Before the rename: else a crash could leave an empty file under the name CURRENT.
+    current.sync_data()?;
+    fs.rename(&temporary, &FileKind::Current.path(dir))?;
+    fs.sync_dir(dir)
+}
+
+/// The bytes of `CURRENT` when the manifest `number` is the live one; with its length if that is final.
+fn encode_current(number: FileNumber, sealed_bytes: Option<u64>) -> Vec<u8> {
+    let mut text = FileKind::Manifest(number).file_name();
+    if let Some(bytes) = sealed_bytes {
+        text = format!("{text}\n{SEALED}{bytes}");
+    }
+    format!("{text}\n{:08x}\n", checksum(text.as_bytes())).into_bytes()
 }

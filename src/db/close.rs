@@ -2,7 +2,8 @@
 //!
 //! Memtables that hold much are flushed; little is left in the log, where the next open replays it in a moment. The log
 //! is closed with a mark and synced, its unused tail is cut off, and spare segments are removed. The last manifest edit
-//! promises the synced end, so that any later damage to the log is told from a torn tail.
+//! promises the synced end, so that any later damage to the log is told from a torn tail. Last of all the manifest is
+//! sealed, so that the same holds for it.
 
 use std::sync::Arc;
 
@@ -70,6 +71,9 @@ pub(crate) fn close(inner: &Inner) -> Result<()> {
         Some(current) => remove(current.number),
         None => {}
     }
+    let manifest = inner.tree.lock().manifest.take();
+    // Everything is durable already. A disk that has no room for this leaves the manifest as open as a crash does.
+    let _ = manifest.map(|manifest| manifest.seal(inner.fs.as_ref(), &inner.dir));
     Ok(())
 }
 

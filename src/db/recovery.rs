@@ -218,16 +218,19 @@ fn change_default_options(state: &mut ManifestState, options: &KeyspaceOptions) 
 fn check_tables(dir: &Path, state: &ManifestState, entries: &[DirEntry]) -> Result<()> {
     let lengths: HashMap<_, _> = entries
         .iter()
-        .filter(|entry| entry.is_file)
-        .filter_map(|entry| Some((FileKind::parse(&entry.name)?, entry.bytes)))
+        .filter_map(|entry| Some((FileKind::parse(&entry.name)?, (entry.bytes, entry.is_file))))
         .collect();
     for keyspace in state.keyspaces.values() {
         for (_, _, table) in keyspace.version.tables() {
             let kind = FileKind::Table(table.meta().number);
             let want = table.meta().file_bytes;
             match lengths.get(&kind) {
-                Some(&bytes) if bytes == want => {}
-                Some(&bytes) => {
+                Some(&(bytes, true)) if bytes == want => {}
+                Some((_, false)) => {
+                    let what = "not a regular file, but the manifest names it as a table";
+                    return Err(Error::corruption(&kind.path(dir), 0, what));
+                }
+                Some(&(bytes, true)) => {
                     let what =
                         format!("the table is {bytes} bytes long, but the manifest says {want}");
                     return Err(Error::corruption(&kind.path(dir), bytes.min(want), what));
@@ -302,8 +305,11 @@ fn begin_manifest(
         FileKind::Table(number) | FileKind::Manifest(number) => Some(number.0),
         _ => None,
     });
-    let number =
-        FileNumber(used.max().unwrap_or(0).saturating_add(1).max(state.next_file_number.0));
+    let number = FileNumber((used.max().unwrap_or(0) + 1).max(state.next_file_number.0));
+    if number >= FileNumber::USED_UP {
+        let what = format!("the numbers of files are used up, by {number}");
+        return Err(Error::corruption(&FileKind::Current.path(&request.dir), 0, what));
+    }
     let needed = cores.values().flat_map(|core| {
         let view = core.view.load();
         let memories = view.immutables.iter().chain(std::iter::once(&view.active));

@@ -3,6 +3,12 @@
 //! Log segments are allocated with `fallocate`; where that is not native (`EOPNOTSUPP`) they are filled with zeros
 //! and written by `pwrite` only, because a store to a page without a block behind it raises `SIGBUS` on a full disk.
 //! Locks are `flock`, so that a second handle in the same process is refused too.
+//!
+//! # What may stand in a directory
+//! A database may come from a stranger. So nothing but a regular file is opened: a symbolic link is not followed, a
+//! FIFO or device is not waited for, both are errors. A file is created as a new one, never by cutting the one that has
+//! its name: that could have a second name elsewhere. For the same reason a log segment with a second name is not
+//! recycled. Only the last component of a path is judged: the directory itself may be a link.
 
 #![expect(
     unsafe_code,
@@ -14,11 +20,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{
     Access, AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, Mapping, ReadFile,
 };
@@ -85,7 +91,7 @@ impl FileSystem for StdFs {
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
-        let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
+        let file = create_new(OpenOptions::new().write(true), path)?;
         Ok(Box::new(StdAppendFile {
             file,
             path: path.to_path_buf(),
@@ -95,26 +101,15 @@ impl FileSystem for StdFs {
     }
 
     fn open(&self, path: &Path) -> Result<Option<Arc<dyn ReadFile>>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("open", path, e)),
+        let Some(file) = open_regular(OpenOptions::new().read(true), path)? else {
+            return Ok(None);
         };
         let metadata = file.metadata().map_err(|e| Error::io("stat", path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::corruption(path, 0, "not a regular file"));
-        }
         Ok(Some(Arc::new(StdReadFile { file, path: path.to_path_buf(), bytes: metadata.len() })))
     }
 
     fn create_log(&self, path: &Path, bytes: u64, mapped: bool) -> Result<Box<dyn LogFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
-            .map_err(|e| Error::io("create", path, e))?;
+        let file = create_new(OpenOptions::new().read(true).write(true), path)?;
         let native = match allocate(&file, bytes) {
             Ok(()) => true,
             Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
@@ -139,11 +134,7 @@ impl FileSystem for StdFs {
         mapped: bool,
     ) -> Result<Box<dyn LogFile>> {
         self.rename(from, to)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(to)
-            .map_err(|e| Error::io("open", to, e))?;
+        let file = open_existing(OpenOptions::new().read(true).write(true), to)?;
         let metadata = file.metadata().map_err(|e| Error::io("stat", to, e))?;
         if metadata.len() != bytes {
             return Err(Error::corruption(
@@ -152,21 +143,23 @@ impl FileSystem for StdFs {
                 format!("recycled segment is not {bytes} bytes long"),
             ));
         }
+        if metadata.nlink() > 1 {
+            // Written over, it would change under its other name too.
+            return self.create_log(to, bytes, mapped);
+        }
         // Where allocation is not native, an overwritten block may move and need space: then no map, as in create_log.
         let native = allocate(&file, bytes).is_ok();
         StdLogFile::open(file, to, bytes, mapped && native)
     }
 
     fn sync_file(&self, path: &Path, range: Range<u64>) -> Result<()> {
-        let opened = OpenOptions::new().read(true).write(true).open(path);
-        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        let file = open_existing(OpenOptions::new().read(true).write(true), path)?;
         rewrite(&file, path, range)?;
         file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
 
     fn truncate(&self, path: &Path, bytes: u64) -> Result<()> {
-        let opened = OpenOptions::new().write(true).open(path);
-        let file = opened.map_err(|e| Error::io("open", path, e))?;
+        let file = open_existing(OpenOptions::new().write(true), path)?;
         file.set_len(bytes).map_err(|e| Error::io("truncate", path, e))?;
         file.sync_data().map_err(|e| Error::io("sync", path, e))
     }
@@ -193,19 +186,12 @@ impl FileSystem for StdFs {
     }
 
     fn lock(&self, path: &Path, kind: LockKind) -> Result<Option<Box<dyn FileLock>>> {
-        let opened = match kind {
-            LockKind::Exclusive => {
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-            }
-            LockKind::Shared => File::open(path),
-        };
-        let file = match opened {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && kind == LockKind::Shared => {
-                return Ok(None);
-            }
-            Err(e) => return Err(Error::io("open", path, e)),
-        };
+        let mut options = OpenOptions::new();
+        options.read(true);
+        if kind == LockKind::Exclusive {
+            options.write(true).create(true).truncate(false);
+        }
+        let Some(file) = open_regular(&mut options, path)? else { return Ok(None) };
         let locked = match kind {
             LockKind::Exclusive => file.try_lock(),
             LockKind::Shared => file.try_lock_shared(),
@@ -231,6 +217,51 @@ fn rewrite(file: &File, path: &Path, range: Range<u64>) -> Result<()> {
         offset += part.len() as u64;
     }
     Ok(())
+}
+
+/// Opens the regular file at `path`; `None` if there is nothing. See the module text.
+fn open_regular(options: &mut OpenOptions, path: &Path) -> Result<Option<File>> {
+    match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Ok(file) => match file.metadata() {
+            Ok(metadata) if metadata.is_file() => Ok(Some(file)),
+            Ok(_) => Err(not_regular(path)),
+            Err(e) => Err(Error::io("stat", path, e)),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // In this order: what a link, a FIFO without a reader or a socket, and a directory answer.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EISDIR)) => {
+            Err(not_regular(path))
+        }
+        Err(e) => Err(Error::io("open", path, e)),
+    }
+}
+
+/// As [`open_regular`], for a file that must be there.
+fn open_existing(options: &mut OpenOptions, path: &Path) -> Result<File> {
+    let missing = || Error::io("open", path, io::Error::from_raw_os_error(libc::ENOENT));
+    open_regular(options, path)?.ok_or_else(missing)
+}
+
+/// Creates the file at `path` in place of a regular file that may be there.
+fn create_new(options: &mut OpenOptions, path: &Path) -> Result<File> {
+    let context = |e| Error::io("create", path, e);
+    let created = options.create_new(true).open(path);
+    match created {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            if !std::fs::symlink_metadata(path).map_err(context)?.is_file() {
+                return Err(not_regular(path));
+            }
+            std::fs::remove_file(path).map_err(context)?;
+            options.open(path).map_err(context)
+        }
+        created => created.map_err(context),
+    }
+}
+
+fn not_regular(path: &Path) -> Error {
+    Error::new(ErrorKind::Corruption, "not a regular file").at(path).at_offset(0).advise(
+        "a link, FIFO, device or directory stands in place of a file: put the file itself there",
+    )
 }
 
 /// Allocates blocks for the first `bytes` of `file` and sets its length.

@@ -10,18 +10,22 @@
 //! it takes the database back by one edit. That does not go unnoticed where it matters: what acts
 //! on an edit removes or recycles files that the state before it still names (input tables, log
 //! segments), and recovery finds them missing before it removes anything itself. Where nothing was
-//! removed yet, the state before the edit is as good as the one after. A clean close appends one
-//! more edit, if it can, and so puts the earlier ones beyond doubt.
+//! removed yet, the state before the edit is as good as the one after. A clean close writes the length
+//! of the manifest to `CURRENT`, and so puts all of it beyond doubt: then there is no torn tail, and
+//! any other length is damage.
 //!
 //! The snapshot at the start was durable before `CURRENT` named the manifest, so it is never torn.
 //!
 //! # Bounds
-//! The file is read whole, and memory is bounded by its length. The search for a valid record
-//! behind a bad one tries every offset, but cuts the bytes into fields before it checksums them,
-//! which nearly nothing but an edit survives; the work is limited, and bytes on which it runs out
-//! are damage rather than a tail.
+//! Of the file are read its good records, and a limited number of bytes from the first bad one on: a
+//! tail longer than that is damage, and a long hole behind a short log takes no memory. The search for a
+//! valid record behind a bad one tries every offset, but cuts the bytes into fields before it checksums
+//! them, which nearly nothing but an edit survives; the work is limited, and bytes on which it runs
+//! out are damage rather than a tail.
 
 use std::path::Path;
+
+use crc32fast::Hasher;
 
 use crate::checksum::{checksum, checksum_at};
 use crate::coding::Decoder;
@@ -30,7 +34,9 @@ use crate::file_name::FileKind;
 use crate::fs::{FileSystem, ReadFile};
 use crate::key::FileNumber;
 use crate::manifest::state::{ManifestState, Replay};
-use crate::manifest::{FORMAT_VERSION, HEADER_LEN, MAGIC, RECORD_HEADER_LEN, encode_current};
+use crate::manifest::{
+    FORMAT_VERSION, HEADER_LEN, MAGIC, RECORD_HEADER_LEN, SEALED, encode_current,
+};
 use crate::version::edit::{VersionEdit, is_cut_into_fields};
 
 /// `CURRENT` is far shorter; a longer file is not read.
@@ -38,6 +44,11 @@ const CURRENT_BYTES_MAX: u64 = 256;
 
 /// How many fields and bytes the search behind a bad record looks at: a fraction of a second.
 const SCAN_WORK_MAX: usize = 64 << 20;
+
+/// The longest torn tail: all that the search can look at.
+const TAIL_BYTES_MAX: u64 = SCAN_WORK_MAX as u64;
+/// What is summed at once to see whether a record is good, before it is read to memory.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// What a manifest told.
 #[derive(Debug)]
@@ -55,11 +66,52 @@ pub(crate) struct Recovered {
 /// The state that the manifest of the database in `dir` tells; `None` if there is no `CURRENT`, and
 /// so no database yet. Changes nothing.
 pub(crate) fn recover(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Recovered>> {
-    let Some(number) = read_current(fs, dir)? else { return Ok(None) };
-    match recover_manifest(fs, dir, number)? {
-        None => Err(missing_manifest(dir, number)),
+    let Some(current) = read_current(fs, dir)? else { return Ok(None) };
+    match recover_manifest(fs, dir, current)? {
+        None => Err(missing_manifest(dir, current.number)),
         found => Ok(found),
     }
+}
+
+/// What `CURRENT` in `dir` says; `None` if there is no `CURRENT`.
+pub(crate) fn read_current(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Current>> {
+    let path = FileKind::Current.path(dir);
+    let Some(file) = fs.open(&path)? else { return Ok(None) };
+    let bytes = read_whole(&*file, CURRENT_BYTES_MAX, &path)?;
+    let current = decode_current(&bytes).ok_or_else(|| {
+        Error::corruption(&path, 0, "CURRENT does not name a manifest").advise(
+            "restore CURRENT from a copy, or repair the database; it holds the name of the MANIFEST \
+             file with the highest number, and the checksum of what stands before it",
+        )
+    })?;
+    Ok(Some(current))
+}
+
+/// The manifest that `current` names, read as far as an open would; `None` if there is no such file.
+pub(crate) fn recover_manifest(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    Current { number, sealed_bytes }: Current,
+) -> Result<Option<Recovered>> {
+    let path = FileKind::Manifest(number).path(dir);
+    let Some(file) = fs.open(&path)? else { return Ok(None) };
+    if let Some(sealed_bytes) = sealed_bytes.filter(|sealed_bytes| *sealed_bytes != file.bytes()) {
+        let what = format!(
+            "the manifest is {} bytes long, but was closed with {sealed_bytes}",
+            file.bytes()
+        );
+        return Err(Error::corruption(&path, file.bytes().min(sealed_bytes), what));
+    }
+    let bytes = read_log(&*file, number, &path)?;
+    let mut recovered = fold(&bytes, number, &path)?;
+    if sealed_bytes.is_some() && recovered.torn_tail_bytes > 0 {
+        let offset = file.bytes() - recovered.torn_tail_bytes;
+        let what = "the last record of a closed manifest is damaged";
+        return Err(Error::corruption(&path, offset, what));
+    }
+    let next = FileNumber(number.0.saturating_add(1));
+    recovered.state.next_file_number = recovered.state.next_file_number.max(next);
+    Ok(Some(recovered))
 }
 
 /// The error for a manifest that is named and not there.
@@ -70,23 +122,79 @@ pub(crate) fn missing_manifest(dir: &Path, number: FileNumber) -> Error {
 }
 
 pub(crate) fn read_whole(file: &dyn ReadFile, bytes_max: u64, path: &Path) -> Result<Vec<u8>> {
-    let too_long = || Error::corruption(path, 0, format!("a file of {} bytes", file.bytes()));
     if file.bytes() > bytes_max {
-        return Err(too_long());
+        return Err(Error::corruption(path, 0, format!("a file of {} bytes", file.bytes())));
     }
-    let len = usize::try_from(file.bytes()).map_err(|_| too_long())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| too_long())?;
-    bytes.resize(len, 0);
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
+    read_first(file, file.bytes(), path)
 }
 
-/// The manifest that the `CURRENT` file with these bytes names.
-pub(super) fn decode_current(bytes: &[u8]) -> Option<FileNumber> {
-    let name = std::str::from_utf8(bytes).ok()?.lines().next()?;
-    let FileKind::Manifest(number) = FileKind::parse(name)? else { return None };
-    (bytes == encode_current(number)).then_some(number)
+fn read_first(file: &dyn ReadFile, bytes: u64, path: &Path) -> Result<Vec<u8>> {
+    let no_memory = || Error::corruption(path, 0, format!("no memory for {bytes} bytes of it"));
+    let len = usize::try_from(bytes).map_err(|_| no_memory())?;
+    let mut read = Vec::new();
+    read.try_reserve_exact(len).map_err(|_| no_memory())?;
+    read.resize(len, 0);
+    file.read_at(&mut read, 0)?;
+    Ok(read)
+}
+
+/// The bytes of a manifest as far as they matter: its good records, and the tail behind them.
+fn read_log(file: &dyn ReadFile, number: FileNumber, path: &Path) -> Result<Vec<u8>> {
+    let mut end = HEADER_LEN as u64;
+    while let Some(next) = good_record_end(file, number, end)? {
+        end = next;
+    }
+    if file.bytes().saturating_sub(end) > TAIL_BYTES_MAX {
+        let header = read_first(file, file.bytes().min(HEADER_LEN as u64), path)?;
+        check_header(&header, number, path)?;
+        let what = "a damaged record that is not the end of a log";
+        return Err(Error::corruption(path, end, what));
+    }
+    read_first(file, file.bytes(), path)
+}
+
+/// Where the record at `offset` ends, if it is a good one.
+fn good_record_end(file: &dyn ReadFile, number: FileNumber, offset: u64) -> Result<Option<u64>> {
+    let mut at = offset.saturating_add(RECORD_HEADER_LEN as u64);
+    if at > file.bytes() {
+        return Ok(None);
+    }
+    let mut head = [0; RECORD_HEADER_LEN];
+    file.read_at(&mut head, offset)?;
+    let (len, crc) = head.split_at(4);
+    let mut fields = Decoder::new(len);
+    let end = fields.u32().ok().filter(|len| *len > 0).map(|len| at + u64::from(len));
+    let Some(end) = end.filter(|end| *end <= file.bytes()) else { return Ok(None) };
+    let mut hasher = Hasher::new();
+    for part in [&number.0.to_le_bytes()[..], &offset.to_le_bytes(), len] {
+        hasher.update(part);
+    }
+    let mut piece = vec![0; PIECE_BYTES.min(end - at) as usize];
+    while at < end {
+        let piece = &mut piece[..PIECE_BYTES.min(end - at) as usize];
+        file.read_at(piece, at)?;
+        hasher.update(piece);
+        at += piece.len() as u64;
+    }
+    Ok((hasher.finalize().to_le_bytes() == crc).then_some(end))
+}
+
+/// What `CURRENT` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Current {
+    pub(crate) number: FileNumber,
+    /// The length of the manifest, if the database was closed.
+    pub(crate) sealed_bytes: Option<u64>,
+}
+
+/// What the `CURRENT` file with these bytes says.
+pub(super) fn decode_current(bytes: &[u8]) -> Option<Current> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    let FileKind::Manifest(number) = FileKind::parse(lines.next()?)? else { return None };
+    let sealed_bytes =
+        lines.next()?.strip_prefix(SEALED).and_then(|sealed_bytes| sealed_bytes.parse().ok());
+    // Also what the checksum cannot tell, a number written in another way, is refused.
+    (bytes == encode_current(number, sealed_bytes)).then_some(Current { number, sealed_bytes })
 }
 
 /// The state that the manifest with these bytes tells.
@@ -202,35 +310,6 @@ pub(crate) fn salvage_edits(bytes: &[u8], number: FileNumber) -> Vec<(u64, Versi
         }
     }
     edits
-}
-
-/// The manifest `number` in `dir`, read as far as an open would; `None` if there is no such file.
-pub(crate) fn recover_manifest(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    number: FileNumber,
-) -> Result<Option<Recovered>> {
-    let path = FileKind::Manifest(number).path(dir);
-    let Some(file) = fs.open(&path)? else { return Ok(None) };
-    let bytes = read_whole(&*file, u64::MAX, &path)?;
-    let mut recovered = fold(&bytes, number, &path)?;
-    let next = FileNumber(number.0.saturating_add(1));
-    recovered.state.next_file_number = recovered.state.next_file_number.max(next);
-    Ok(Some(recovered))
-}
-
-/// The manifest that `CURRENT` in `dir` names; `None` if there is no `CURRENT`.
-pub(crate) fn read_current(fs: &dyn FileSystem, dir: &Path) -> Result<Option<FileNumber>> {
-    let path = FileKind::Current.path(dir);
-    let Some(current) = fs.open(&path)? else { return Ok(None) };
-    let bytes = read_whole(&*current, CURRENT_BYTES_MAX, &path)?;
-    let number = decode_current(&bytes).ok_or_else(|| {
-        Error::corruption(&path, 0, "CURRENT does not name a manifest").advise(
-            "restore CURRENT from a copy; it holds the name of the MANIFEST file with the highest \
-             number, and the checksum of that name",
-        )
-    })?;
-    Ok(Some(number))
 }
 
 enum Search {

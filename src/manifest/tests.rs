@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::recovery::{Recovered, decode_current, fold, recover};
+use super::recovery::{Current, Recovered, decode_current, fold, recover};
 use super::*;
 use crate::error::ErrorKind;
 use crate::fs::{DirEntry, FileLock, LockKind, LogFile, ReadFile, StdFs};
@@ -340,16 +340,18 @@ fn current_is_checked_to_the_byte() {
     Manifest::create(&StdFs, dir.path(), NUMBER, state).unwrap();
     let path = FileKind::Current.path(dir.path());
     let write = |bytes: &[u8]| StdFs.create(&path).unwrap().append(bytes).unwrap();
-    let good = encode_current(NUMBER);
-    assert_eq!(decode_current(&good), Some(NUMBER));
-    let mut bad = vec![Vec::new(), b"MANIFEST-000005\n".to_vec(), [&good[..], b"\n"].concat()];
-    bad.push(vec![b'x'; 1000]);
-    for offset in 0..good.len() {
-        bad.push(good[..offset].to_vec());
-        for bit in 0..8 {
-            let mut flipped = good.clone();
-            flipped[offset] ^= 1 << bit;
-            bad.push(flipped);
+    let mut bad = vec![Vec::new(), b"MANIFEST-000005\n".to_vec(), vec![b'x'; 1000]];
+    for sealed_bytes in [None, Some(1234)] {
+        let good = encode_current(NUMBER, sealed_bytes);
+        assert_eq!(decode_current(&good), Some(Current { number: NUMBER, sealed_bytes }));
+        bad.push([&good[..], b"\n"].concat());
+        for offset in 0..good.len() {
+            bad.push(good[..offset].to_vec());
+            for bit in 0..8 {
+                let mut flipped = good.clone();
+                flipped[offset] ^= 1 << bit;
+                bad.push(flipped);
+            }
         }
     }
     for bytes in bad {
@@ -358,11 +360,43 @@ fn current_is_checked_to_the_byte() {
         assert_eq!(error.kind(), ErrorKind::Corruption, "{bytes:?}");
         assert_eq!(error.path(), Some(&*path));
     }
-    write(&encode_current(FileNumber(6)));
+    write(&encode_current(FileNumber(6), None));
     let error = recover(&StdFs, dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
     assert_eq!(error.what(), "the manifest that CURRENT names is missing");
     assert!(error.path().unwrap().ends_with("MANIFEST-000006"));
+}
+
+#[test]
+fn a_sealed_manifest_has_no_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let edits = history();
+    let mut state = ManifestState::default();
+    state.apply(&edits[0]).unwrap();
+    let mut manifest = Manifest::create(&StdFs, dir.path(), NUMBER, &state).unwrap();
+    for edit in &edits[1..] {
+        manifest.append(edit).unwrap();
+    }
+    manifest.seal(&StdFs, dir.path()).unwrap();
+    assert_eq!(recover(&StdFs, dir.path()).unwrap().unwrap().torn_tail_bytes, 0);
+    let path = FileKind::Manifest(NUMBER).path(dir.path());
+    let good = std::fs::read(&path).unwrap();
+    let expect = |bytes: &[u8], what: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        let error = recover(&StdFs, dir.path()).expect_err(what);
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Corruption, Some(&*path)), "{what}");
+    };
+    for offset in 0..good.len() {
+        expect(&good[..offset], "cut short");
+        let mut flipped = good.clone();
+        flipped[offset] ^= 1 << (offset % 8);
+        expect(&flipped, "flipped");
+    }
+    for tail in [&b"\0"[..], b"garbage behind it"] {
+        expect(&[&good, tail].concat(), "with a tail");
+    }
+    std::fs::write(&path, &good).unwrap();
+    assert!(recover(&StdFs, dir.path()).is_ok());
 }
 
 /// The real file system, with a list of what was done; operation `fail_at` and all later ones fail.
@@ -551,8 +585,10 @@ fn golden_bytes() {
     let slice = tables(&[7], "0 7 7[f..m]:4096#1-9=7~2%1^5@1000-2000");
     let (bytes, _) = manifest_bytes(&[state.to_edit(), flush, slice]);
     assert!(document.contains(&hex(&bytes)), "{}", hex(&bytes));
-    let current = String::from_utf8(encode_current(NUMBER)).unwrap();
-    assert!(document.contains(&current), "{current}");
+    for sealed_bytes in [None, Some(1234)] {
+        let current = String::from_utf8(encode_current(NUMBER, sealed_bytes)).unwrap();
+        assert!(document.contains(&current), "{current}");
+    }
 }
 
 proptest! {

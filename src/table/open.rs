@@ -4,8 +4,8 @@
 //! and properties are verified by their checksums, parsed, and compared with each other and with
 //! the manifest. A table that opens can be damaged only in its data blocks.
 //!
-//! When tables are mapped, filter and index stay where they lie; else they are read to the heap, in
-//! one read.
+//! When tables are mapped, filter and index stay where they lie; else, and when every read is to be
+//! verified, they are read to the heap, in one read.
 //!
 //! The manifest may describe a part of the table; the reader describes the file.
 
@@ -19,7 +19,7 @@ use crate::file_name::FileKind;
 use crate::filter::FilterLayout;
 use crate::fs::{Access, FileSystem, Mapping, ReadFile};
 use crate::key::FileNumber;
-use crate::options::ReadMode;
+use crate::options::{ReadMode, Verify};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::table::TableMeta;
 use crate::table::format::{FOOTER_LEN, Footer, HEADER_LEN, Properties, Region, check_header};
@@ -50,7 +50,9 @@ impl TableReader {
             ReadMode::Mmap => Some(Arc::new(file.map(Access::Random)?)),
             ReadMode::Pread => None,
         };
-        let source = OpenSource { file: &*file, map: map.as_ref() };
+        // Filter and index are checked here and never again. What is read from a copy of one's own stays checked.
+        let shared = map.as_ref().filter(|_| ctx.verify == Verify::Once);
+        let source = OpenSource { file: &*file, map: shared };
         check_header(&source.read(0, HEADER_LEN as u64)?, meta.number, &path)?;
         let footer_at = file.bytes() - FOOTER_LEN as u64;
         let footer = Footer::decode(

@@ -254,17 +254,17 @@ impl VersionEdit {
             Tag::TableAdded => self.tables_added.push(read_added(&mut from)?),
             Tag::PartAdded => self.tables_added.push(read_part_added(&mut from)?),
             Tag::TableRemoved => {
-                self.tables_removed.push((read_id(&mut from)?, FileNumber(from.varint()?)));
+                self.tables_removed.push((read_id(&mut from)?, read_number(&mut from)?));
             }
             Tag::FlushedSequence => {
                 self.flushed_sequences.push((read_id(&mut from)?, read_sequence(&mut from)?));
             }
-            Tag::NextFileNumber => set(&mut self.next_file_number, FileNumber(from.varint()?))?,
+            Tag::NextFileNumber => set(&mut self.next_file_number, read_number(&mut from)?)?,
             Tag::NextKeyspaceId => set(&mut self.next_keyspace_id, read_id(&mut from)?)?,
             Tag::LastSequence => set(&mut self.last_sequence, read_sequence(&mut from)?)?,
-            Tag::WalFirstSegment => set(&mut self.wal_first_segment, FileNumber(from.varint()?))?,
+            Tag::WalFirstSegment => set(&mut self.wal_first_segment, read_number(&mut from)?)?,
             Tag::WalSynced => {
-                let segment = FileNumber(from.varint()?);
+                let segment = read_number(&mut from)?;
                 set(&mut self.wal_synced, WalPosition { segment, offset: from.varint()? })?;
             }
             Tag::LifetimeTotals => {
@@ -371,6 +371,11 @@ fn read_id(from: &mut Decoder<'_>) -> Result<KeyspaceId, Bad> {
     Ok(KeyspaceId(from.varint32()?))
 }
 
+fn read_number(from: &mut Decoder<'_>) -> Result<FileNumber, Bad> {
+    let number = FileNumber(from.varint()?);
+    if number > FileNumber::MAX { Err(Bad("has too large a file number")) } else { Ok(number) }
+}
+
 fn read_sequence(from: &mut Decoder<'_>) -> Result<SequenceNumber, Bad> {
     let sequence = SequenceNumber(from.varint()?);
     if sequence > SequenceNumber::MAX {
@@ -415,7 +420,7 @@ fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
     }
     let run = RunId(from.varint()?);
     let meta = TableMeta {
-        number: FileNumber(from.varint()?),
+        number: read_number(from)?,
         file_bytes: from.varint()?,
         entry_count: from.varint()?,
         tombstone_count: from.varint()?,

@@ -6,8 +6,9 @@
 //!
 //! # Invariants
 //! * Nothing is written: tools may read the segments of a database at rest.
-//! * No length read from a file is believed before it is compared with the file's length; memory is
-//!   bounded by that too.
+//! * No length read from a file is believed before it is compared with the file's length. What is held
+//!   in memory is a window of it: a step, or the record asked for. A long record gets its memory only
+//!   once its checksum was found to hold.
 //! * A read error of the operating system is an error, never the end of the log.
 //! * The work is linear in the length of the file: looking for records among damage may sum each
 //!   byte a few times and gives up (with an error) on bytes made to need more.
@@ -15,18 +16,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crc32fast::Hasher;
+
 use crate::error::{Error, Result};
 use crate::file_name::FileKind;
 use crate::fs::{FileSystem, ReadFile};
 use crate::key::{FileNumber, SequenceNumber};
 use crate::wal::WalPosition;
 use crate::wal::segment::{
-    HeaderState, RECORD_HEADER_LEN_MAX, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader, TAG_END,
-    is_tag,
+    DecodedHeader, HeaderState, RECORD_HEADER_LEN_MAX, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentHeader, TAG_END, is_tag,
 };
 
 /// A segment is read in steps of this size, so that a short log in a long file costs little.
 const READ_STEP_BYTES: u64 = 1 << 20;
+/// Longer payloads are summed piece by piece before they are read to memory: what claims to be one may be a hole.
+const LONG_PAYLOAD_BYTES: u64 = 16 << 20;
 /// How often, on average, looking for records may sum each byte of a segment. Records do not
 /// overlap, so those that were written account for one; false guards among random bytes are one in
 /// 65536.
@@ -53,8 +58,9 @@ pub(crate) struct SegmentReader {
     path: PathBuf,
     file: Arc<dyn ReadFile>,
     file_bytes: u64,
-    /// The first part of the file.
+    /// A part of the file, from `window_start` on.
     bytes: Vec<u8>,
+    window_start: u64,
     /// How many more payload bytes may be summed in search of records.
     scan_budget_bytes: u64,
 }
@@ -76,29 +82,68 @@ impl SegmentReader {
             file,
             file_bytes,
             bytes: Vec::new(),
+            window_start: 0,
             scan_budget_bytes,
         }))
     }
 
-    /// Reads on until the first `end` bytes of the file are in memory, or all of it.
-    fn load(&mut self, end: u64) -> Result<()> {
-        let have = self.bytes.len() as u64;
+    /// Brings the bytes from `from` to `end` into memory, as far as the file has them.
+    fn load(&mut self, from: u64, end: u64) -> Result<()> {
         let end = end.min(self.file_bytes);
-        if end > have {
-            let end = end.next_multiple_of(READ_STEP_BYTES).min(self.file_bytes);
-            self.bytes.resize(end as usize, 0);
-            let read = self.file.read_at(&mut self.bytes[have as usize..], have);
-            if read.is_err() {
-                self.bytes.truncate(have as usize);
-            }
-            return read;
+        let window = self.window_start..self.window_start + self.bytes.len() as u64;
+        if end <= from || (window.start <= from && end <= window.end) {
+            return Ok(());
         }
-        Ok(())
+        if window.contains(&from) {
+            // Reading goes forward: what is behind is not asked for again.
+            self.bytes.drain(..(from - window.start) as usize);
+        } else {
+            self.bytes.clear();
+        }
+        self.window_start = from;
+        let have = self.bytes.len();
+        let end = end.checked_next_multiple_of(READ_STEP_BYTES).unwrap_or(end).min(self.file_bytes);
+        let more = usize::try_from(end - from).unwrap_or(usize::MAX) - have;
+        if self.bytes.try_reserve(more).is_err() {
+            return Err(self.corruption(from, format!("no memory for a record of {more} bytes")));
+        }
+        self.bytes.resize(have + more, 0);
+        let read = self.file.read_at(&mut self.bytes[have..], from + have as u64);
+        if read.is_err() {
+            self.bytes.truncate(have);
+        }
+        read
     }
 
     /// The bytes in memory from `offset`.
     fn loaded_from(&self, offset: u64) -> &[u8] {
-        usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..)).unwrap_or(&[])
+        let index = offset.checked_sub(self.window_start);
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.bytes.get(index..)).unwrap_or(&[])
+    }
+
+    /// Whether the record at `offset` has the payload that was written. If so, it is in memory.
+    fn load_record(&mut self, decoded: &DecodedHeader, offset: u64) -> Result<bool> {
+        if decoded.header.payload_len > LONG_PAYLOAD_BYTES && !self.sums_up(decoded, offset)? {
+            return Ok(false);
+        }
+        self.load(offset, offset + decoded.header.record_len())?;
+        Ok(decoded.payload(self.loaded_from(offset)).is_some())
+    }
+
+    /// Whether the payload of the record at `offset` has the checksum that its header says.
+    fn sums_up(&self, decoded: &DecodedHeader, offset: u64) -> Result<bool> {
+        let mut hasher = Hasher::new();
+        let mut piece = vec![0; READ_STEP_BYTES as usize];
+        let mut at = offset + decoded.header.header_len() as u64;
+        let end = offset + decoded.header.record_len();
+        while at < end {
+            let len = (end - at).min(READ_STEP_BYTES) as usize;
+            self.file.read_at(&mut piece[..len], at)?;
+            hasher.update(&piece[..len]);
+            at += len as u64;
+        }
+        Ok(decoded.fits(hasher.finalize()))
     }
 
     fn position(&self, offset: u64) -> WalPosition {
@@ -116,7 +161,7 @@ impl SegmentReader {
 
     /// What stands at `offset`.
     pub(crate) fn step(&mut self, offset: u64) -> Result<Step<'_>> {
-        self.load(offset.saturating_add(RECORD_HEADER_LEN_MAX as u64))?;
+        self.load(offset, offset.saturating_add(RECORD_HEADER_LEN_MAX as u64))?;
         let at = self.position(offset);
         if matches!(self.loaded_from(offset).first(), None | Some(&TAG_END)) {
             return Ok(Step::End);
@@ -125,21 +170,26 @@ impl SegmentReader {
         let Some(decoded) = RecordHeader::decode(bytes, at, self.file_bytes) else {
             return Ok(Step::Damaged(1));
         };
-        let record_len = decoded.header.record_len();
-        self.load(offset + record_len)?;
-        Ok(match decoded.payload(self.loaded_from(offset)) {
-            Some(payload) => Step::Record(decoded.header, payload),
-            None => Step::Damaged(record_len),
-        })
+        if !self.load_record(&decoded, offset)? {
+            return Ok(Step::Damaged(decoded.header.record_len()));
+        }
+        let header_len = decoded.header.header_len();
+        let payload = &self.loaded_from(offset)[header_len..];
+        Ok(Step::Record(decoded.header, &payload[..decoded.header.payload_len as usize]))
     }
 
     /// The offset of the first whole record at or after `offset` whose sequence numbers are not
     /// below `floor`.
     pub(crate) fn find(&mut self, mut offset: u64, floor: SequenceNumber) -> Result<Option<u64>> {
-        self.load(self.file_bytes)?;
-        loop {
-            let Some(tag) = find_tag(self.loaded_from(offset)) else { return Ok(None) };
+        while offset < self.file_bytes {
+            self.load(offset, offset + RECORD_HEADER_LEN_MAX as u64)?;
+            let window = self.loaded_from(offset);
+            let Some(tag) = find_tag(window) else {
+                offset += window.len() as u64;
+                continue;
+            };
             offset += tag as u64;
+            self.load(offset, offset + RECORD_HEADER_LEN_MAX as u64)?;
             let (at, bytes) = (self.position(offset), self.loaded_from(offset));
             if let Some(decoded) = RecordHeader::decode(bytes, at, self.file_bytes)
                 && decoded.header.first_sequence >= floor
@@ -149,14 +199,14 @@ impl SegmentReader {
                     let what = "the log is damaged beyond telling which of its records are whole";
                     return Err(self.corruption(offset, what));
                 };
-                let is_whole = decoded.payload(bytes).is_some();
                 self.scan_budget_bytes = rest;
-                if is_whole {
+                if self.load_record(&decoded, offset)? {
                     return Ok(Some(offset));
                 }
             }
             offset += 1;
         }
+        Ok(None)
     }
 
     /// An error that says what is wrong at `offset`.

@@ -159,10 +159,11 @@ fn list_segments(
             headers.insert(number, state);
         }
     }
-    let next = last.0.checked_add(1).ok_or_else(|| {
-        Error::corruption(&FileKind::WalSegment(last).path(dir), 0, "segment ids are used up")
-    })?;
-    Ok((headers, FileNumber(next)))
+    if last >= FileNumber::USED_UP {
+        let path = FileKind::WalSegment(last).path(dir);
+        return Err(Error::corruption(&path, 0, "segment ids are used up"));
+    }
+    Ok((headers, FileNumber(last.0 + 1)))
 }
 
 /// How the readable part of a segment ends.

@@ -282,12 +282,17 @@ pub(crate) struct DecodedHeader {
 }
 
 impl DecodedHeader {
+    /// Whether this is the header of a payload with that checksum.
+    pub(crate) fn fits(&self, payload_crc: u32) -> bool {
+        self.check == check(self.crc, payload_crc)
+    }
+
     /// The payload in `bytes`, which begin with the record; `None` if it is not all there or not
     /// the one that was written.
     pub(crate) fn payload<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let record_len = usize::try_from(self.header.record_len()).ok()?;
         let payload = bytes.get(self.header.header_len()..record_len)?;
-        (self.check == check(self.crc, checksum(payload))).then_some(payload)
+        self.fits(checksum(payload)).then_some(payload)
     }
 }
 
