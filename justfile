@@ -9,7 +9,7 @@ check:
     cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     cargo test --locked --test it tidy
-    if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
+    cargo deny --locked check advisories licenses bans sources
     if command -v typos >/dev/null; then typos; fi
 
 # All tests.

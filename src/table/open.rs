@@ -23,7 +23,7 @@ use crate::options::{ReadMode, Verify};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::table::TableMeta;
 use crate::table::format::{FOOTER_LEN, Footer, HEADER_LEN, Properties, Region, check_header};
-use crate::table::reader::{ReadContext, TableReader, locate, private_bytes};
+use crate::table::reader::{ReadContext, TableReader, locate, map_whole, private_bytes};
 
 impl TableReader {
     /// Opens the table that the manifest describes as `meta`, and verifies everything in it but the
@@ -47,7 +47,7 @@ impl TableReader {
             return Err(Error::corruption(&path, 0, "table is too short to be one"));
         }
         let map = match ctx.read_mode {
-            ReadMode::Mmap => Some(Arc::new(file.map(Access::Random)?)),
+            ReadMode::Mmap => Some(map_whole(&*file, Access::Random, &path)?),
             ReadMode::Pread => None,
         };
         // Filter and index are checked here and never again. What is read from a copy of one's own stays checked.

@@ -424,7 +424,7 @@ impl TableReader {
         if let Some(map) = self.sequential_map.get() {
             return Ok(Some(map));
         }
-        let map = Arc::new(self.file.map(Access::Sequential)?);
+        let map = map_whole(&*self.file, Access::Sequential, &self.path)?;
         Ok(Some(self.sequential_map.get_or_init(|| map)))
     }
 
@@ -451,6 +451,16 @@ impl TableReader {
     pub(super) fn at_block(&self, error: Error, handle: BlockHandle) -> Error {
         locate(error, &self.path, handle.offset)
     }
+}
+
+/// Maps the whole table, which must still be as long as it was when it was opened.
+pub(super) fn map_whole(file: &dyn ReadFile, access: Access, path: &Path) -> Result<Arc<Mapping>> {
+    let map = file.map(access)?;
+    if map.len() as u64 != file.bytes() {
+        let what = format!("table is {} bytes long instead of {}", map.len(), file.bytes());
+        return Err(Error::corruption(path, file.bytes().min(map.len() as u64), what));
+    }
+    Ok(Arc::new(map))
 }
 
 /// Says where the bytes stand that a decoder refused.

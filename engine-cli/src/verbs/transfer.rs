@@ -4,10 +4,11 @@
 //! is kept (with `--atomic` everything is one batch and nothing is kept). With `--sorted` the entries go through a bulk
 //! ingest instead of batches; a key out of order is a bad line. When `load` returns, all is durable.
 //!
-//! A line ends with a newline; the last one may lack it. The first tab ends the key, so a value may hold raw tabs.
+//! A line ends with a newline; the last one may lack it. The first tab ends the key, so a value may hold raw tabs. A
+//! line that has no tab where the longest key ends is refused before the rest of it is read.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
 use esker::{ErrorKind, Ingest, WriteBatch};
@@ -125,7 +126,7 @@ impl Loader<'_> {
         let mut line = Vec::new();
         for number in 1_u64.. {
             line.clear();
-            let read = input.read_until(b'\n', &mut line);
+            let read = self.parser.read_line(input, &mut line);
             let read = read.map_err(|error| Failure::io("read", &args.file, error))?;
             if read == 0 {
                 break;
@@ -208,6 +209,19 @@ struct Parser {
 }
 
 impl Parser {
+    /// Reads the next line; of one that cannot be one, only the beginning. Returns the bytes read; 0 at the end.
+    fn read_line(&self, input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+        // Each byte of a key is at most four of its text, and `\u0000` where that is in JSON.
+        const HEAD_BYTES: u64 = 8 * esker::key::KEY_LEN_MAX as u64;
+        let read = (&mut *input).take(HEAD_BYTES).read_until(b'\n', line)?;
+        let goes_on = read as u64 == HEAD_BYTES && line.last() != Some(&b'\n');
+        let begins = if self.json { line.first() == Some(&b'{') } else { line.contains(&b'\t') };
+        if goes_on && begins {
+            return Ok(read + input.read_until(b'\n', line)?);
+        }
+        Ok(read)
+    }
+
     fn parse(&self, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
         if self.json {
             let line: JsonLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;

@@ -219,6 +219,14 @@ fn a_file_size_limit_is_an_error_not_a_signal() {
 }
 
 #[test]
+fn a_line_without_end_is_refused_at_once() {
+    let place = Place::new();
+    for verb in ["load /dev/zero", "load /dev/zero --input jsonl", "load /dev/zero --input hex"] {
+        place.run(verb).fails(6, &["bad line 1", "/dev/zero"]);
+    }
+}
+
+#[test]
 fn a_mapped_file_cut_short_names_the_file_and_exits_4() {
     let place = Place::new();
     let lines = numbered(3000, |n| format!("k{n:05}\tvalue-{n}\n"));

@@ -164,15 +164,15 @@ fn is_dense(name: &str, bytes: &[u8], offset: usize) -> bool {
 }
 
 fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + 'a {
-    // Of a thousand bits, how many are flipped: where structure is dense, and elsewhere.
+    // Of ten thousand bits, how many are flipped: where structure is dense, and elsewhere.
     let (dense, sparse) = match trust::cases(0, 1, 2) {
-        0 => (6, 1),
-        1 => (450, 10),
-        _ => (1000, 1000),
+        0 => (15, 2),
+        1 => (3_000, 100),
+        _ => (10_000, 10_000),
     };
     (0..bytes.len()).flat_map(move |offset| {
-        let of_thousand = if is_dense(name, bytes, offset) { dense } else { sparse };
-        let chosen = move |bit: &usize| hash(offset * 8 + bit, bytes.len()) % 1000 < of_thousand;
+        let share = if is_dense(name, bytes, offset) { dense } else { sparse };
+        let chosen = move |bit: &usize| hash(offset * 8 + bit, bytes.len()) % 10_000 < share;
         (0..8).filter(chosen).map(move |bit| Change::Flip { offset, mask: 1 << bit })
     })
 }

@@ -236,23 +236,23 @@ fn read_all(db: &Db) -> esker::Result<()> {
 }
 
 fn cases(targets: &[Target]) -> impl Iterator<Item = (usize, usize, usize)> {
-    // Of a thousand places, how many are taken: in manifests, in what describes tables, in data.
+    // Of ten thousand places, how many are taken: in manifests, in what describes tables, in data.
     let [manifest, dense, sparse] = match trust::cases(0, 1, 2) {
-        0 => [6, 1, 1],
-        1 => [400, 50, 5],
-        _ => [1000, 1000, 60],
+        0 => [15, 3, 0],
+        1 => [2_000, 200, 20],
+        _ => [10_000, 10_000, 600],
     };
     targets.iter().enumerate().flat_map(move |(file, target)| {
         (0..target.bytes.len()).flat_map(move |offset| {
             let is_data = target.starts.last().is_some_and(|end| offset < *end);
-            let of_thousand = match is_data {
+            let share = match is_data {
                 true if target.name.starts_with("MANIFEST") => manifest,
                 true => sparse,
                 false => dense,
             };
             let mut dice = Dice(trust::seed() ^ ((file as u64) << 40) ^ offset as u64);
             dice.roll();
-            let chosen = move |_: &usize| dice.roll() % 1000 < of_thousand;
+            let chosen = move |_: &usize| dice.roll() % 10_000 < share;
             (0..PATTERNS.len()).filter(chosen).map(move |pattern| (file, offset, pattern))
         })
     })

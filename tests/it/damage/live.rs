@@ -152,6 +152,10 @@ impl World {
         let report = self.db.verify().unwrap();
         assert!(!report.is_ok(), "verify finds nothing");
         report.problems.iter().for_each(|error| self.blame(error, live));
+        if !must_be_read {
+            // A merge reads neither filters nor footers: what it writes is right, and new.
+            return;
+        }
         let compacted = live.keyspace.compact_range::<&[u8]>(..);
         let error = compacted.expect_err("a compaction took a damaged table for good");
         self.blame(&error, live);
