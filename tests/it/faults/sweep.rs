@@ -369,12 +369,16 @@ struct Strike {
     is_harmless: bool,
 }
 
+fn is_log(file: &str) -> bool {
+    file.rsplit('.').next() == Some("wal")
+}
+
 impl Strike {
     /// The strike in line `at` of the trace; `words` are those of all lines.
     fn of(words: &[Vec<&str>], at: usize) -> Self {
         let (verb, file) = (words[at][1], words[at][2]);
         let before = at.checked_sub(1).map(|before| &words[before]);
-        let is_log = file.ends_with(".wal");
+        let is_log = is_log(file);
         let is_harmless = match verb {
             "remove" => true,
             "create" | "allocate" | "rename" | "open" => is_log,
@@ -383,10 +387,10 @@ impl Strike {
             }
             // A segment has its name, but no data yet.
             "sync_dir" => before.is_some_and(|line| {
-                ["open", "sync_data"].contains(&line[1]) && line[2].ends_with(".wal")
+                ["open", "sync_data"].contains(&line[1]) && self::is_log(line[2])
             }),
             // The same place is read again at once.
-            "populate" => words.get(at + 1).is_some_and(|line| {
+            "populate" | "read" => words.get(at + 1).is_some_and(|line| {
                 let start = |line: &[&str]| line[3].split('+').next().map(str::to_owned);
                 line[1..3] == words[at][1..3] && start(line) == start(&words[at])
             }),
@@ -398,7 +402,7 @@ impl Strike {
     /// Whether the log or the manifest cannot be trusted any more.
     fn poisons(&self) -> bool {
         let is_write = ["write", "sync_data"].contains(&self.verb.as_str());
-        let is_one = self.file.ends_with(".wal") || self.file.starts_with("MANIFEST");
+        let is_one = is_log(&self.file) || self.file.starts_with("MANIFEST");
         is_write && is_one && !self.is_harmless
     }
 }
@@ -440,7 +444,8 @@ impl<'a> Run<'a> {
         if strikes.is_empty() {
             // A full disk refuses in the middle of an operation; the trace shows it as begun.
             let (verb, file) = ("write".to_owned(), "on a full disk".to_owned());
-            strikes.push(Strike { verb, file, is_harmless: false });
+            let is_harmless = words[from..].iter().any(|line| line[1] == "allocate");
+            strikes.push(Strike { verb, file, is_harmless });
         }
         strikes
     }
@@ -465,6 +470,10 @@ impl<'a> Run<'a> {
                 if !self.reopen().map_err(told)? {
                     return Ok(());
                 }
+                continue;
+            }
+            if self.is_poisoned && matches!(act, Act::Do(Op::Create(_) | Op::Drop(_))) {
+                // The history remembers one change of the keyspaces that may have happened.
                 continue;
             }
             let errors_before = self.background_errors();

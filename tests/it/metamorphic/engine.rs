@@ -72,7 +72,7 @@ impl<'a> Engine<'a> {
         let run = catch_unwind(AssertUnwindSafe(|| {
             let mut set = set.clone();
             set.setup.keyspace.default_ttl_s = list.default_ttl_s;
-            let mut rng = Rng::new(seed ^ 0x6372_6173_6865_73);
+            let mut rng = Rng::new(seed ^ 0x63_7261_7368);
             let mut engine = match Engine::open(&set) {
                 Ok(engine) => engine,
                 Err(error) => return answers.push(Answer::Failed(error.to_string())),
@@ -276,7 +276,7 @@ impl<'a> Engine<'a> {
             // The default keyspace cannot be dropped; empty it.
             let keyspace = self.keyspace(0)?;
             let mut batch = WriteBatch::new();
-            for item in keyspace.iter() {
+            for item in &keyspace {
                 batch.delete_in(&keyspace, item?.0);
             }
             return self.db().write(batch);

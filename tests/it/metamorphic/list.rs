@@ -173,7 +173,7 @@ impl Draw {
                 4 => steps.push(Step::SeekForPrev(self.key())),
                 _ => {}
             }
-            for _ in 0..1 + self.below(2) {
+            for _ in 0..=self.below(2) {
                 let step = if self.below(2) == 0 { Step::Next } else { Step::Prev };
                 let count = 1 + self.below(6) as usize;
                 steps.extend(std::iter::repeat_n(step, count));

@@ -121,7 +121,7 @@ pub(super) fn random_set(seed: u64) -> OptionSet {
     setup.keyspace.filter_bits = rng.pick(&[vec![10.0], vec![0.0], vec![0.0, 4.0], vec![2.0]]);
     setup.keyspace.filter = rng.pick(&[FilterKind::Blocked, FilterKind::Bloom]);
     let kinds = [Compression::None, Compression::Snap, Compression::Zstd];
-    setup.keyspace.compression = (0..1 + rng.below(3)).map(|_| rng.pick(&kinds)).collect();
+    setup.keyspace.compression = (0..=rng.below(3)).map(|_| rng.pick(&kinds)).collect();
     setup.keyspace.compaction = rng.pick(&strategies());
     let crash_percent = rng.pick(&[0, 1, 4]);
     OptionSet { name: format!("random {seed}: {setup:?}"), setup, crash_percent }
