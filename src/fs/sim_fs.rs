@@ -43,6 +43,7 @@ mod content;
 mod disk;
 mod faults;
 mod handle;
+mod persist;
 mod rng;
 #[cfg(test)]
 mod tests;
@@ -53,58 +54,17 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use self::content::TornRest;
 use self::content::{BLOCK_BYTES, block_count};
 use self::disk::{Disk, InodeId};
 use self::faults::{Gate, Operation};
 pub use self::faults::{Repeat, SimCounters};
 use self::handle::{Handle, SimAppendFile, SimFileLock, SimLogFile, SimReadFile};
+pub use self::persist::{Persist, TornRest};
 use crate::error::{Error, Result};
 use crate::file_name::FileKind;
 use crate::fs::{AppendFile, DirEntry, FileLock, FileSystem, LockKind, LogFile, ReadFile};
 use crate::fs::{is_unlinkable, locked_elsewhere, not_a_directory};
 use crate::sync::Mutex;
-
-/// What a power cut leaves of the state that was not synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Persist {
-    /// Synced bytes under synced names, and nothing else.
-    Nothing,
-    /// All bytes and all names.
-    Everything,
-    /// All names, but of the bytes only the synced ones: new files are empty.
-    NamesOnly,
-    /// All bytes, but only synced names.
-    BytesOnly,
-    /// All names and lengths, but of the bytes only the synced ones, and zeros where there are none:
-    /// what delayed allocation leaves.
-    NamesAndLengths,
-    /// The first `kept` of the unsynced changes of all files and directories, in the order in which
-    /// they were made ([`SimFs::unsynced_count`] says how many there are): an ordered journal. Writes
-    /// lost to a failed sync are not among them.
-    Prefix {
-        /// How many survive; more than there are is all of them.
-        kept: u64,
-    },
-    /// Everything, but of the last unsynced write of each file only the first bytes.
-    Torn {
-        /// How many bytes of it survive, modulo its length.
-        kept_bytes: u64,
-        /// What stands in place of the others.
-        rest: TornRest,
-    },
-    /// Chance decides, separately for every unsynced 4 KiB block, file length and change of a name.
-    ///
-    /// Blocks may be torn inside and lengths lie between old and new. The surviving changes of
-    /// names are mostly the first ones of each directory, sometimes any that fit together. 0
-    /// percent equals `Nothing`, 100 `Everything`.
-    Random {
-        /// How likely each survives.
-        percent: u8,
-        /// The same seed on the same state gives the same result.
-        seed: u64,
-    },
-}
 
 /// Which syncs a lying device ignores, by the kind of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use super::persist::TornRest;
 use super::rng::Rng;
 
 /// What the device and the page cache keep or lose as a whole.
@@ -154,15 +155,6 @@ impl Change {
             Changed::Length(bytes) => image.resize(*bytes),
         }
     }
-}
-
-/// What stands where the rest of a torn write should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TornRest {
-    /// What was there before; a file that was to grow ends at the tear.
-    Old,
-    /// Zeros: the length reached the disk before the bytes did.
-    Zeros,
 }
 
 /// Which of the two images a crash leaves.

@@ -8,6 +8,7 @@
 //! * After a flush and a close the directory holds nothing but what the database needs, and the contents are the same.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use esker::clock::ManualClock;
@@ -29,6 +30,9 @@ pub(crate) enum Allowance {
     /// The oldest writes, with all before them: first in, first out. One keyspace.
     Oldest,
 }
+
+/// What else must be true of a state; it is given as the crash left it.
+pub(crate) type AlsoCheck = fn(&Judge<'_>, &SimFs) -> Result<(), String>;
 
 /// What a state of `cut` is held against.
 #[derive(Clone, Copy)]
@@ -113,7 +117,7 @@ impl<'a> Judge<'a> {
 
     /// Checks all that the module text says. Returns the contents found at first.
     pub(crate) fn check(&self, fs: &SimFs) -> Result<Contents, String> {
-        let before = fs.list_dir(DIR);
+        let image = fs.kill_clone();
         let db = self.open(fs)?;
         let found = self.read(&db)?;
         let count = self.find_prefix(&found)?;
@@ -122,13 +126,15 @@ impl<'a> Judge<'a> {
         let expected = self.check_next_writes(fs, &db, &found)?;
         db.flush().map_err(|error| format!("flush: {error}"))?;
         let table_count = table_count(&db);
-        let names = fs.list_dir(DIR);
-        check_numbers(&before, &names, &[".table", "MANIFEST-"])?;
+        check_numbers(&image, fs, &[".table", "MANIFEST-"], "MANIFEST-")?;
         db.close().map_err(|error| format!("close: {error}"))?;
         check_no_waste(fs, table_count)?;
         let again = self.read(&self.open(fs)?)?;
         self.same(&expected, &again, "after a flush and a close")?;
-        Ok(found)
+        match self.recording.also {
+            Some(also) => also(self, &image).map(|()| found),
+            None => Ok(found),
+        }
     }
 
     fn same(&self, expected: &Contents, found: &Contents, when: &str) -> Result<(), String> {
@@ -166,7 +172,7 @@ impl<'a> Judge<'a> {
 
     /// Overwrites, deletes and writes keys, crashes, and looks whether all of that is there. Returns what is there.
     fn check_next_writes(&self, fs: &SimFs, db: &Db, found: &Contents) -> Result<Contents, String> {
-        let (before, mut expected) = (fs.list_dir(DIR), found.clone());
+        let (before, mut expected) = (fs.kill_clone(), found.clone());
         let says = |error: esker::Error| format!("next write: {error}");
         let keys = self.next_keys(&found[&0]);
         let mut batch = WriteBatch::new();
@@ -196,7 +202,7 @@ impl<'a> Judge<'a> {
                 return Err(format!("the next write of {} is not seen", key.escape_ascii()));
             }
         }
-        check_numbers(&before, &fs.list_dir(DIR), &[".wal"])?;
+        check_numbers(&before, fs, &[".wal"], ".wal")?;
         let after = self.read(&self.open(&fs.crash_clone(Persist::Nothing))?)?;
         self.same(&expected, &after, "after the next write and a crash")?;
         Ok(expected)
@@ -233,18 +239,34 @@ fn table_count(db: &Db) -> u64 {
     levels.map(|level| level.tables).sum()
 }
 
-/// Files that are new in `after` have numbers above those of all that were there.
-fn check_numbers(before: &[String], after: &[String], kinds: &[&str]) -> Result<(), String> {
+/// No number is taken twice: files that are new in `after` have numbers above those of all that were there, one of kind
+/// `expected` is among them, and a table that was there is what it was.
+fn check_numbers(
+    before: &SimFs,
+    after: &SimFs,
+    kinds: &[&str],
+    expected: &str,
+) -> Result<(), String> {
     let number = |name: &String| -> Option<u64> {
         let kind = kinds.iter().find(|kind| name.contains(**kind))?;
         name.replace(kind, "").parse().ok()
     };
-    let last = before.iter().filter_map(number).max();
-    let mut new = after.iter().filter(|name| !before.contains(name));
-    match new.find(|name| number(name).is_some_and(|new| Some(new) <= last)) {
-        None => Ok(()),
-        Some(name) => Err(format!("{name} is new, but there was {last:?}: {before:?}")),
+    let names = before.list_dir(DIR);
+    let last = names.iter().filter_map(number).max();
+    let mut has_expected = false;
+    for name in after.list_dir(DIR) {
+        if names.contains(&name) {
+            let path = Path::new(DIR).join(&name);
+            if name.contains(".table") && before.read_file(&path) != after.read_file(&path) {
+                return Err(format!("{name} was written anew"));
+            }
+        } else if number(&name).is_some_and(|number| Some(number) <= last) {
+            return Err(format!("{name} is new, but there were {names:?}"));
+        } else {
+            has_expected |= name.contains(expected);
+        }
     }
+    if has_expected { Ok(()) } else { Err(format!("no new {expected}; there were {names:?}")) }
 }
 
 /// After a flush and a close only these are left: the lock, `CURRENT`, its manifest, and the tables.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use esker::fs::sim_fs::{Persist, SimFs};
 
-use crate::crash::check::Allowance;
+use crate::crash::check::{Allowance, AlsoCheck};
 use crate::support::{History, Moment, Op, Setup, World, read_contents};
 
 /// A moment before a file operation.
@@ -34,6 +34,7 @@ pub(crate) struct Cut {
 pub(crate) struct Recording {
     pub(crate) setup: Setup,
     pub(crate) allowance: Allowance,
+    pub(crate) also: Option<AlsoCheck>,
     pub(crate) histories: Vec<History>,
     pub(crate) cuts: Vec<Cut>,
     /// What the file system was asked for, in words.
@@ -57,6 +58,8 @@ pub(crate) struct Stage {
     pub(crate) world: World,
     pub(crate) fs: SimFs,
     pub(crate) allowance: Allowance,
+    /// A check of this workload alone, beside those of every state.
+    pub(crate) also: Option<AlsoCheck>,
     cuts: Arc<Mutex<Vec<Cut>>>,
     histories: Vec<History>,
     operations: Vec<String>,
@@ -79,6 +82,7 @@ impl Stage {
             world,
             fs: fs.clone(),
             allowance: Allowance::default(),
+            also: None,
             cuts: Arc::default(),
             histories: Vec::new(),
             operations: Vec::new(),
@@ -150,7 +154,10 @@ impl Stage {
         drop(self.world.db.take());
         self.fs = fs;
         self.world.fs = Arc::new(self.fs.clone());
-        self.world.history = Arc::new(Mutex::new(self.histories.last().unwrap().clone()));
+        let mut history = self.world.history.lock().unwrap().clone();
+        // From now on a kill, too, may find no more than what was synced.
+        history.moment.logged = history.moment.synced;
+        self.world.history = Arc::new(Mutex::new(history));
         // The recovery is judged by what was known before the crash.
         self.observe(self.histories.len() - 1);
         self.world.open().unwrap();
@@ -168,6 +175,7 @@ impl Stage {
         Recording {
             setup: self.world.setup.clone(),
             allowance: self.allowance,
+            also: self.also,
             histories: self.histories,
             cuts,
             operations: self.operations,

@@ -272,6 +272,7 @@ fn create_and_drop(seed: u64) -> Recording {
         ops.push(Op::Drop(1 + round % 2));
         ops.extend(generator.writes(4));
     }
+    ops.push(Op::Reopen);
     record(&tiny(), &ops)
 }
 
