@@ -11,8 +11,8 @@
 //!   is borrowed meanwhile: under the schedulers all threads of a test run on one thread of the operating system.
 //! * Numbers that only count, and that nobody decides by, may be atomics of the standard library: fewer points at which
 //!   the schedulers must choose. So may words whose layout matters (`memtable/filter`).
-//! * `Arc`, `OnceLock`, `quick_cache` and the skiplist stay what they are: to the schedulers each of their operations is
-//!   one step with what comes before it. A swap of a pointer is one step too.
+//! * `Arc`, `OnceLock`, `quick_cache` and the skiplist stay what they are: to the schedulers each of their operations
+//!   is one step with what comes before it. A swap of a pointer is one step too.
 
 #[cfg(any(esker_shuttle, esker_loom))]
 mod controlled;
@@ -35,7 +35,7 @@ pub(crate) mod atomic {
     pub(crate) use std::sync::atomic::*;
 
     #[cfg(any(esker_shuttle, esker_loom))]
-    pub(crate) use super::controlled::atomic::*;
+    pub(crate) use crate::sync::controlled::atomic::*;
 }
 
 /// Threads, from within.
@@ -44,9 +44,9 @@ pub(crate) mod thread {
     pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
 
     #[cfg(all(test, any(esker_shuttle, esker_loom)))]
-    pub(crate) use super::controlled::thread::spawn;
+    pub(crate) use crate::sync::controlled::thread::spawn;
     #[cfg(any(esker_shuttle, esker_loom))]
-    pub(crate) use super::controlled::thread::{
+    pub(crate) use crate::sync::controlled::thread::{
         Builder, JoinHandle, Thread, current, park, yield_now,
     };
 }

@@ -1,5 +1,5 @@
-//! Scheduling: flush, compaction, waiting, pausing, cancelling, closing and dropping, from several threads at once. Nobody
-//! may wait for ever.
+//! Scheduling: flush, compaction, waiting, pausing, cancelling, closing and dropping, from several threads at once.
+//! Nobody may wait for ever.
 
 use std::sync::Arc;
 

@@ -99,9 +99,12 @@ fn writers_that_compaction_stopped_are_woken() {
         }
         let writers = (0..2).map(|thread| {
             let db = db.clone();
-            go(move || match write(&db, thread, 1, Stall::Wait) {
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),
-                Ok(()) => {}
+            go(move || {
+                // At any time until the merge is done.
+                (0..below(600)).for_each(|_| shuttle::thread::yield_now());
+                if let Err(error) = write(&db, thread, 1, Stall::Wait) {
+                    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                }
             })
         });
         let writers: Vec<_> = writers.collect();

@@ -24,8 +24,8 @@ fn write_all(db: &Db, version: u64) {
     db.write_with(batch, &with(Durability::Buffered)).unwrap();
 }
 
-/// A tree of several tables, and the places of tables that are kept open all taken by another: so whoever goes on to the
-/// next table of a run opens its file.
+/// A tree of several tables, and the places of tables that are kept open all taken by another: so whoever goes on to
+/// the next table of a run opens its file.
 fn prepared(fs: &Arc<SimFs>, background_threads: usize) -> Db {
     let db = open_with(fs, options(background_threads), keyspace());
     let other = db.keyspace("other", keyspace()).unwrap();

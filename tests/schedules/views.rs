@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use esker::fs::SimFs;
-use esker::{Db, Durability, WriteBatch};
+use esker::{Db, Durability, KeyspaceOptions, WriteBatch};
 
 use super::explore::{below, explore};
-use super::support::{check_left, go, join, open, pick, value, version, version_of, with};
+use super::support::{
+    check_left, go, join, open_with, options, pick, small, value, version, version_of, with,
+};
 
 const KEYS: u64 = 4;
 
@@ -45,8 +47,8 @@ fn scanned_back(db: &Db, group: u64) -> u64 {
 }
 
 fn read(db: &Db, group: u64) {
-    let mut newest = 0;
-    for _ in 0..3 {
+    let mut newest = 1;
+    for _ in 0..6 {
         let now = match below(4) {
             0 => version(db, format!("{group} {}", below(KEYS))),
             1 => scanned(db.prefix(format!("{group} "))),
@@ -68,7 +70,9 @@ fn read(db: &Db, group: u64) {
 
 fn readers_and_writers(background_threads: usize) {
     let fs = Arc::new(SimFs::new());
-    let db = open(&fs, background_threads);
+    // Every batch fills a memtable, or two do.
+    let keyspace = KeyspaceOptions { memtable_bytes: 4 << 10, memtables_max: 3, ..small() };
+    let db = open_with(&fs, options(background_threads), keyspace);
     (0..2).for_each(|group| write(&db, group, 1));
     let mut threads = Vec::new();
     for group in 0..2 {
