@@ -74,6 +74,7 @@ pub mod event;
 pub(crate) mod flush;
 pub(crate) mod check;
 pub mod repair;
+pub mod inspect;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;

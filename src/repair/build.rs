@@ -78,7 +78,9 @@ pub(super) fn build(
         keep_originals(fs, dir, &stage, survey)?;
         for number in &made {
             let kind = FileKind::Table(*number);
-            fs.rename(&kind.path(&stage), &kind.path(dir))?;
+            link_or_copy(fs, &kind.path(&stage), &kind.path(dir))?;
+            // Only originals stay there.
+            fs.remove(&kind.path(&stage))?;
         }
         fs.sync_dir(&stage)?;
         report.originals = Some(stage.clone());
@@ -354,7 +356,7 @@ impl Builder<'_> {
         let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
         let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
         let mut retention = Retention::new(&[SequenceNumber::MAX], self.now_ms);
-        let mut cursor = MergingCursor::new(cursors);
+        let mut cursor = MergingCursor::of_unrelated(cursors);
         cursor.seek_to_first()?;
         let mut last: (Vec<u8>, Option<Trailer>) = (Vec::new(), None);
         let mut open: Option<TableWriter> = None;

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make and damage files themselves")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod damage;
 mod entries;
 mod failures;
 mod reports;
