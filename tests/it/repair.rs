@@ -172,7 +172,7 @@ fn check(original: &Original, fs: &SimFs, case: &str) -> (RepairReport, u64) {
     let before = files(fs, Path::new(DIR));
     let dry = repair(fs, &RepairOptions { dry_run: true, ..RepairOptions::default() })
         .unwrap_or_else(|error| panic!("{case}: dry run: {error}"));
-    assert_eq!(files(fs, Path::new(DIR)), before, "{case}: a dry run changed something");
+    assert!(files(fs, Path::new(DIR)) == before, "{case}: a dry run changed something");
     let report =
         repair(fs, &RepairOptions::default()).unwrap_or_else(|error| panic!("{case}: {error}"));
     assert_eq!(dry.lost_ranges, report.lost_ranges, "{case}");
@@ -184,7 +184,7 @@ fn check(original: &Original, fs: &SimFs, case: &str) -> (RepairReport, u64) {
             assert!(kept.get(name) == Some(bytes), "{case}: {name} is not kept as it was");
         }
     } else {
-        assert_eq!(files(fs, Path::new(DIR)), before, "{case}: there was nothing to do");
+        assert!(files(fs, Path::new(DIR)) == before, "{case}: there was nothing to do");
     }
     let verify = || Db::builder().file_system(Arc::new(fs.clone())).verify(DIR).unwrap();
     assert!(verify().is_ok(), "{case}: {:?}", verify().problems);
