@@ -78,6 +78,7 @@ pub(crate) mod flush;
 pub mod backup;
 pub(crate) mod check;
 pub mod repair;
+pub mod inspect;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
 pub mod internals;

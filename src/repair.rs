@@ -32,14 +32,12 @@
 mod build;
 mod log;
 mod plan;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::check::survey;
+use crate::check::{Survey, survey};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
@@ -146,6 +144,16 @@ impl RepairReport {
     }
 }
 
+/// A damaged database: where it is, and what was found of it.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    fs: &'a dyn FileSystem,
+    dir: &'a Path,
+    survey: &'a Survey,
+    /// The time, taken once.
+    now_ms: u64,
+}
+
 /// Repairs the database in `dir`. See the module text.
 pub(crate) fn repair(
     fs: &Arc<dyn FileSystem>,
@@ -155,29 +163,33 @@ pub(crate) fn repair(
 ) -> Result<RepairReport> {
     let changes_dir = options.into.is_none() && !options.dry_run;
     let lock_path = FileKind::Lock.path(dir);
-    if fs.list(dir)?.is_none() {
+    let Some(entries) = fs.list(dir)? else {
         return Err(Error::new(ErrorKind::NotFound, "there is no such directory")
             .at(dir)
             .advise("check the path"));
+    };
+    if options.into.as_ref().is_some_and(|into| into.starts_with(dir)) {
+        return Err(Error::invalid("the repaired database would lie within the damaged one")
+            .at(dir)
+            .advise("name a directory elsewhere"));
     }
-    if changes_dir {
-        // Before the lock, which would make a file in a directory that is none of ours.
-        survey(&**fs, dir).map(drop).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        })?;
-    }
-    let kind = if changes_dir { LockKind::Exclusive } else { LockKind::Shared };
-    let lock = fs.lock(&lock_path, kind)?;
+    // An exclusive lock makes the file that it locks; that waits until it is known that there is something to do.
+    let has_lock_file = entries.iter().any(|entry| entry.name == FileKind::Lock.file_name());
+    let kind = if changes_dir && has_lock_file { LockKind::Exclusive } else { LockKind::Shared };
+    let mut lock = fs.lock(&lock_path, kind)?;
     let survey = survey(&**fs, dir)?;
-    let mut report =
-        RepairReport { problems: survey.report.problems.clone(), ..RepairReport::default() };
+    let problems = survey.report.problems.clone();
+    let mut report = RepairReport { problems, ..RepairReport::default() };
     if survey.report.is_ok() {
         return Ok(report);
     }
-    let plan = Plan::new(&**fs, clock, dir, &survey, &mut report)?;
+    if changes_dir && !has_lock_file {
+        lock = fs.lock(&lock_path, LockKind::Exclusive)?;
+    }
+    let site = Site { fs: &**fs, dir, survey: &survey, now_ms: clock.unix_ms() };
+    let plan = Plan::new(&site, &mut report)?;
     if !options.dry_run {
-        build::build(fs, clock, dir, options.into.as_deref(), plan, &survey, &mut report)?;
+        build::build(&site, options.into.as_deref(), &plan, &mut report)?;
     }
     drop(lock);
     Ok(report)

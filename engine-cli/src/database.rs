@@ -103,15 +103,6 @@ fn open_or_create(dir: &Path, options: DbOptions, keyspace: KeyspaceOptions) -> 
     }
 }
 
-/// Opens the database to verify it. The outer failure is the command line's, the inner one the database's.
-pub fn open_to_verify(global: &Global) -> Result<esker::Result<Db>, Failure> {
-    let dir = directory(global)?;
-    let mut options = Overrides::parse(&global.options)?.database(DbOptions::default())?;
-    options.read_only = true;
-    options.create_if_missing = false;
-    Ok(Db::builder().options(options).open(dir))
-}
-
 /// The directory that the command line names.
 pub fn directory(global: &Global) -> Result<PathBuf, Failure> {
     match &global.db {

@@ -240,7 +240,7 @@ fn locate(error: Error, path: &Path, offset: usize) -> Error {
     }
 }
 
-fn check_header(bytes: &[u8], number: FileNumber, path: &Path) -> Result<()> {
+pub(crate) fn check_header(bytes: &[u8], number: FileNumber, path: &Path) -> Result<()> {
     let bad = |what: String| Err(Error::corruption(path, 0, what));
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
         return bad("the manifest ends within its header".to_owned());
@@ -288,6 +288,27 @@ fn split_record(bytes: &[u8], offset: usize) -> Option<(&[u8], &[u8], u32)> {
     // No edit is empty; and zeros, which is what a torn tail often is, are no record.
     let payload = decoder.bytes(usize::try_from(len).ok().filter(|len| *len > 0)?).ok()?;
     Some((&record[..4], payload, crc))
+}
+
+/// Hands every edit of the manifest with these bytes to `visit`, with the offset and the length of its record, up to the
+/// first record that is not whole, which is an error. The header was checked.
+pub(crate) fn edits(
+    bytes: &[u8],
+    number: FileNumber,
+    path: &Path,
+    visit: &mut dyn FnMut(u64, u64, VersionEdit) -> Result<()>,
+) -> Result<()> {
+    let mut offset = HEADER_LEN;
+    while let Some(payload) = record_at(bytes, number, offset) {
+        let edit = VersionEdit::decode(payload).map_err(|error| locate(error, path, offset))?;
+        let len = RECORD_HEADER_LEN + payload.len();
+        visit(offset as u64, len as u64, edit)?;
+        offset += len;
+    }
+    if offset == bytes.len() {
+        return Ok(());
+    }
+    Err(Error::corruption(path, offset as u64, "a record is damaged, or was not finished"))
 }
 
 /// Every edit in the bytes of manifest `number` whose checksum holds, with its offset, whatever stands between them.

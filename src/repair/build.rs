@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::check::{Survey, read_context};
-use crate::clock::Clock;
 use crate::compaction::retention::Retention;
 use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
@@ -19,8 +18,8 @@ use crate::fs::{Access, FileSystem};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer};
 use crate::manifest::Manifest;
 use crate::manifest::state::{KeyspaceState, ManifestState};
-use crate::repair::RepairReport;
 use crate::repair::plan::{Damaged, Plan, TreePlan};
+use crate::repair::{RepairReport, Site};
 use crate::table::cursor::TableCursor;
 use crate::table::reader::TableReader;
 use crate::table::salvage::salvage;
@@ -35,15 +34,12 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// Does what the plan says.
 pub(super) fn build(
-    fs: &Arc<dyn FileSystem>,
-    clock: &dyn Clock,
-    dir: &Path,
+    site: &Site<'_>,
     into: Option<&Path>,
-    plan: Plan,
-    survey: &Survey,
+    plan: &Plan,
     report: &mut RepairReport,
 ) -> Result<()> {
-    let fs = &**fs;
+    let Site { fs, dir, survey, now_ms } = *site;
     let target = into.unwrap_or(dir);
     let stage = match into {
         Some(into) => make_empty(fs, into)?,
@@ -53,22 +49,22 @@ pub(super) fn build(
         fs,
         dir,
         stage: &stage,
-        now_ms: clock.unix_ms(),
-        next_number: first_number(&plan, survey),
+        now_ms,
+        next_number: first_number(plan, survey),
         made: Vec::new(),
     };
     let mut trees = Vec::new();
     let mut state = plan.base.clone();
     for (id, tree) in &plan.trees {
         let tables = if plan.has_shape {
-            builder.build_tree(*id, tree, &plan)?
+            builder.build_tree(*id, tree, plan)?
         } else {
-            builder.rebuild_tree(*id, tree, &plan, report)?
+            builder.rebuild_tree(*id, tree, plan, report)?
         };
         trees.push((*id, tree, tables));
     }
     let Builder { next_number, made, .. } = builder;
-    finish_state(&mut state, &plan, survey, trees, next_number)?;
+    finish_state(&mut state, plan, survey, trees, next_number)?;
     if into.is_some() {
         for table in live_tables(&state).filter(|number| !made.contains(number)) {
             let kind = FileKind::Table(table);
@@ -78,7 +74,9 @@ pub(super) fn build(
         keep_originals(fs, dir, &stage, survey)?;
         for number in &made {
             let kind = FileKind::Table(*number);
-            fs.rename(&kind.path(&stage), &kind.path(dir))?;
+            link_or_copy(fs, &kind.path(&stage), &kind.path(dir))?;
+            // Only originals stay there.
+            fs.remove(&kind.path(&stage))?;
         }
         fs.sync_dir(&stage)?;
         report.originals = Some(stage.clone());
@@ -354,7 +352,7 @@ impl Builder<'_> {
         let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
         let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
         let mut retention = Retention::new(&[SequenceNumber::MAX], self.now_ms);
-        let mut cursor = MergingCursor::new(cursors);
+        let mut cursor = MergingCursor::of_unrelated(cursors);
         cursor.seek_to_first()?;
         let mut last: (Vec<u8>, Option<Trailer>) = (Vec::new(), None);
         let mut open: Option<TableWriter> = None;

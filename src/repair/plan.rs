@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::check::Survey;
-use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
@@ -13,7 +12,7 @@ use crate::manifest::recovery::{read_whole, salvage_edits};
 use crate::manifest::state::{KeyspaceState, ManifestState};
 use crate::options::KeyspaceOptions;
 use crate::repair::log::{LogContent, Wanted, read_log};
-use crate::repair::{LostRange, RepairReport, RepairedFile};
+use crate::repair::{LostRange, RepairReport, RepairedFile, Site};
 use crate::table::TableMeta;
 use crate::table::salvage::{Gap, Salvaged, salvage};
 use crate::version::edit::{OptionPairs, TableAdded, VersionEdit};
@@ -75,22 +74,18 @@ struct Planner<'a> {
     fs: &'a dyn FileSystem,
     dir: &'a Path,
     survey: &'a Survey,
+    now_ms: u64,
     report: &'a mut RepairReport,
 }
 
 impl Plan {
-    pub(super) fn new(
-        fs: &dyn FileSystem,
-        clock: &dyn Clock,
-        dir: &Path,
-        survey: &Survey,
-        report: &mut RepairReport,
-    ) -> Result<Plan> {
-        let mut planner = Planner { fs, dir, survey, report };
+    pub(super) fn new(site: &Site<'_>, report: &mut RepairReport) -> Result<Plan> {
+        let Site { fs, dir, survey, now_ms } = *site;
+        let mut planner = Planner { fs, dir, survey, now_ms, report };
         planner.note_small_files();
         match survey.manifest.as_ref().filter(|_| planner.has_shape()) {
-            Some(recovered) => planner.with_manifest(&recovered.state, clock),
-            None => planner.without_manifest(clock),
+            Some(recovered) => planner.with_manifest(&recovered.state),
+            None => planner.without_manifest(),
         }
     }
 }
@@ -132,7 +127,7 @@ impl Planner<'_> {
         }));
     }
 
-    fn with_manifest(&mut self, state: &ManifestState, clock: &dyn Clock) -> Result<Plan> {
+    fn with_manifest(&mut self, state: &ManifestState) -> Result<Plan> {
         let mut trees = BTreeMap::new();
         for (&id, keyspace) in &state.keyspaces {
             let mut tree = TreePlan::new(keyspace.name.clone(), keyspace.options.clone());
@@ -148,7 +143,7 @@ impl Planner<'_> {
             }
             trees.insert(id, tree);
         }
-        let log = read_log(self.fs, self.dir, self.survey, clock.unix_ms(), &|id| {
+        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &|id| {
             let keyspace = state.keyspaces.get(&id)?;
             let memtable_bytes = trees[&id].options.memtable_bytes;
             Some(Wanted { flushed: keyspace.flushed_sequence, memtable_bytes })
@@ -218,7 +213,7 @@ impl Planner<'_> {
         }
     }
 
-    fn without_manifest(&mut self, clock: &dyn Clock) -> Result<Plan> {
+    fn without_manifest(&mut self) -> Result<Plan> {
         let pieces = self.read_pieces()?;
         let mut trees: BTreeMap<KeyspaceId, TreePlan> = BTreeMap::new();
         for (&id, (name, pairs)) in &pieces.keyspaces {
@@ -252,7 +247,7 @@ impl Planner<'_> {
             }
         }
         self.lose_missing(&pieces, &trees);
-        let log = read_log(self.fs, self.dir, self.survey, clock.unix_ms(), &|id| {
+        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &|id| {
             let is_dropped = pieces.dropped.contains(&id);
             let options =
                 trees.get(&id).map_or_else(KeyspaceOptions::default, |t| t.options.clone());

@@ -449,3 +449,6 @@ fn first_key(block: &BlockBytes) -> Result<Vec<u8>> {
     BlockLayout::parse(block)?.block(block).key_into(0, &mut key)?;
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests;

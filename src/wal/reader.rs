@@ -72,7 +72,16 @@ impl SegmentReader {
         dir: &Path,
         number: FileNumber,
     ) -> Result<Option<Self>> {
-        let path = FileKind::WalSegment(number).path(dir);
+        Self::open_path(fs, &FileKind::WalSegment(number).path(dir), number)
+    }
+
+    /// Opens the file at `path`, whatever its name, as the segment `number`.
+    pub(crate) fn open_path(
+        fs: &dyn FileSystem,
+        path: &Path,
+        number: FileNumber,
+    ) -> Result<Option<Self>> {
+        let path = path.to_path_buf();
         let Some(file) = fs.open(&path)? else { return Ok(None) };
         let file_bytes = file.bytes();
         let scan_budget_bytes = file_bytes.saturating_mul(SCAN_BUDGET_FACTOR);

@@ -24,11 +24,13 @@
 //! * [`metrics`]: every number is predicted by hand, and agrees with those of the operating system.
 //! * [`model`]: random operations give what a `BTreeMap` gives, under every set of options.
 //! * [`record`]: the workload trace says what was done, and recording never fails an operation.
+//! * [`repair`]: what is damaged is repaired as far as it is readable, and what is lost is named.
 //! * [`simulator`]: what the simulator predicts is what the engine writes.
 //! * [`scheduling`]: compaction is paused, cancelled, limited in its rate, and watched.
 //! * [`slices`]: merges installed in slices free space while they run, and may fail anywhere.
 //! * [`support`]: what these share: small databases, random operations, the history of right states.
 //! * [`trust`]: how many cases the suites of [docs/testing.md](../../docs/testing.md) make, and their figures.
+//! * [`verify`]: verification at rest names the file of every damaged byte; inspection shows files and never panics.
 //! * [`tidy`]: the rules of the source tree itself (layers, essays, sizes, documented options).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has failed")]
@@ -63,9 +65,11 @@ mod metamorphic;
 mod metrics;
 mod model;
 mod record;
+mod repair;
 mod simulator;
 mod scheduling;
 mod slices;
 mod support;
 mod tidy;
 mod trust;
+mod verify;

@@ -13,7 +13,7 @@ use crate::args::{BackupsArgs, CopyArgs, Global, RestoreArgs};
 use crate::database::{self, Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
-use crate::verbs::upkeep::{found_text, problem};
+use crate::verbs::salvage::{found_text, problem};
 
 #[derive(Serialize)]
 struct Checkpointed {

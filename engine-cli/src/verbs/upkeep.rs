@@ -1,4 +1,4 @@
-//! `flush`, `sync`, `compact`, `verify`, `keyspaces`: keeping a database in order.
+//! `flush`, `sync`, `compact`, `keyspaces`: keeping a database in order.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use esker::{CompactOptions, CompactionProgress, Db, Keyspace, Metrics};
 use serde::Serialize;
 
 use crate::args::{CompactArgs, Global, KeyspacesAction, KeyspacesArgs};
-use crate::database::{self, Access, Opened};
+use crate::database::{Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
 use crate::range::KeyRange;
@@ -133,92 +133,6 @@ pub fn compacting<T>(db: &Db, work: impl FnOnce() -> T) -> T {
 }
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-
-/// What `verify` read.
-#[derive(Serialize)]
-struct Verified {
-    tables: u64,
-    table_bytes: u64,
-    entries: u64,
-    wal_records: u64,
-    problems: Vec<String>,
-}
-
-/// `verify`: reads every byte of every file.
-pub fn verify(global: &Global, out: &mut Out) -> Result<(), Failure> {
-    let progress = output::spinner("verifying");
-    let result = verify_all(global);
-    progress.finish_and_clear();
-    let report = result.or_else(|failure| match failure {
-        // What keeps the database from opening is a finding like any other, as far as it is damage.
-        VerifyStop::Damage(error) => Ok(Verified {
-            tables: 0,
-            table_bytes: 0,
-            entries: 0,
-            wal_records: 0,
-            problems: vec![problem(&error)],
-        }),
-        VerifyStop::Failure(failure) => Err(failure),
-    })?;
-    if out.json {
-        out.json_line(&report)?;
-    } else {
-        for problem in &report.problems {
-            out.line(problem)?;
-        }
-        if report.problems.is_empty() {
-            out.line(format!(
-                "verified: {} tables, {}, {} entries, {} WAL records: no problem found",
-                output::count(report.tables),
-                output::bytes(report.table_bytes),
-                output::count(report.entries),
-                output::count(report.wal_records),
-            ))?;
-        }
-    }
-    match report.problems.len() {
-        0 => Ok(()),
-        found => Err(Failure::corruption(found_text(found))
-            .at(database::directory(global)?.display().to_string())
-            .advise("restore the named files from a copy, or salvage the readable part into a new database")),
-    }
-}
-
-/// How many problems there are, in words.
-pub fn found_text(found: usize) -> String {
-    if found == 1 { "one problem found".to_owned() } else { format!("{found} problems found") }
-}
-
-enum VerifyStop {
-    Damage(esker::Error),
-    Failure(Failure),
-}
-
-fn verify_all(global: &Global) -> Result<Verified, VerifyStop> {
-    let stop = |error: esker::Error| match error.kind() {
-        esker::ErrorKind::Corruption => VerifyStop::Damage(error),
-        _ => VerifyStop::Failure(error.into()),
-    };
-    let db = database::open_to_verify(global).map_err(VerifyStop::Failure)?.map_err(stop)?;
-    let report = db.verify().map_err(stop)?;
-    db.close().map_err(stop)?;
-    Ok(Verified {
-        tables: report.tables,
-        table_bytes: report.table_bytes,
-        entries: report.entries,
-        wal_records: report.wal_records,
-        problems: report.problems.iter().map(problem).collect(),
-    })
-}
-
-/// A finding as `path:offset: what`.
-pub fn problem(error: &esker::Error) -> String {
-    let path = error.path().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-    match error.offset() {
-        Some(offset) => format!("{path}:{offset}: {}", error.what()),
-        None => format!("{path}: {}", error.what()),
-    }
-}
 
 /// `keyspaces [list | drop NAME --yes]`.
 pub fn keyspaces(global: &Global, args: &KeyspacesArgs, out: &mut Out) -> Result<(), Failure> {

@@ -1,0 +1,67 @@
+//! `inspect`: what stands in one file, an item a line.
+
+use esker::fs::StdFs;
+use esker::inspect::{self, Field, InspectOptions, Item};
+use serde_json::{Map, Value};
+
+use crate::args::{InspectArgs, InspectKind};
+use crate::error::Failure;
+use crate::output::Out;
+
+/// `inspect wal|manifest|table FILE [--entries]`.
+pub fn inspect(args: &InspectArgs, out: &mut Out) -> Result<(), Failure> {
+    let mut failure = None;
+    let mut visit = |item: Item| {
+        show(&item, out).map_err(|told| {
+            // Only our own output fails here; what the engine makes of it does not matter.
+            failure = Some(told);
+            esker::Error::invalid("cannot write")
+        })
+    };
+    let options = InspectOptions { entries: args.entries };
+    let done = match args.kind {
+        InspectKind::Wal => inspect::wal(&StdFs, &args.file, &mut visit),
+        InspectKind::Manifest => inspect::manifest(&StdFs, &args.file, &mut visit),
+        InspectKind::Table => inspect::table(&StdFs, &args.file, &options, &mut visit),
+    };
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(done?),
+    }
+}
+
+fn show(item: &Item, out: &mut Out) -> Result<(), Failure> {
+    if out.json {
+        return out.json_line(&to_json(item, out));
+    }
+    let mut line = format!("{:>8}  {}", item.offset, item.what);
+    for (name, field) in &item.fields {
+        let text = match field {
+            Field::Number(number) => number.to_string(),
+            Field::Text(text) => text.clone(),
+            Field::Bytes(bytes) => out.encoding.show(bytes),
+            other => format!("{other:?}"),
+        };
+        line.push_str("  ");
+        line.push_str(name);
+        line.push('=');
+        line.push_str(&text);
+    }
+    out.line(line)
+}
+
+fn to_json(item: &Item, out: &Out) -> Value {
+    let mut object = Map::new();
+    object.insert("offset".to_owned(), item.offset.into());
+    object.insert("what".to_owned(), item.what.into());
+    for (name, field) in &item.fields {
+        let value = match field {
+            Field::Number(number) => (*number).into(),
+            Field::Text(text) => text.as_str().into(),
+            Field::Bytes(bytes) => out.encoding.show(bytes).into(),
+            other => format!("{other:?}").into(),
+        };
+        object.insert((*name).to_owned(), value);
+    }
+    Value::Object(object)
+}
