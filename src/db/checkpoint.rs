@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::assembly::{Assembly, refuse_within};
 use crate::content::copy;
+use crate::db::Db;
 use crate::db::install::remove_unreferenced;
 use crate::db::moment::Moment;
 use crate::db::state::Inner;
@@ -35,6 +36,38 @@ pub struct CheckpointReport {
     pub tables_written: u64,
     /// Bytes of those.
     pub bytes_written: u64,
+}
+
+impl Db {
+    /// Makes a second database in `dir` that holds exactly this moment, in all keyspaces: everything acked before the
+    /// call, whatever its durability, and whole batches only. `dir` must not exist, or be empty; it must not lie within
+    /// the database's directory.
+    ///
+    /// Tables become hard links, so it takes little time and space (copies, where `dir` is on another file system);
+    /// what is in memory is written there as tables, at most the size of the memtables. Writers go on. All of it is
+    /// durable when it returns. What a crash leaves of it is not opened as a database, and the same call puts a new one
+    /// in its place; an error removes what was made. The two databases are independent: each may be written to,
+    /// compacted and deleted. A database opened with `read_only` can be checkpointed too.
+    ///
+    /// ```
+    /// # let place = tempfile::tempdir()?;
+    /// # let (data, copy) = (place.path().join("data"), place.path().join("copy"));
+    /// let db = esker::Db::open(&data)?;
+    /// db.put("apple", "red")?;
+    /// db.checkpoint(&copy)?;
+    /// db.put("apple", "green")?;
+    /// let copy = esker::Db::open(&copy)?;
+    /// assert_eq!(copy.get("apple")?.as_deref(), Some(&b"red"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `dir` is not empty or lies within the database; `Locked` if a checkpoint is being made
+    /// there; `Poisoned` after a failure of the log or the manifest; `Io`.
+    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointReport> {
+        let inner = &self.handle.inner;
+        checkpoint(inner, dir.as_ref()).inspect_err(|_| inner.tell_failure())
+    }
 }
 
 /// Makes a checkpoint of the present moment in `dir`.
