@@ -42,11 +42,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup::BackupReport;
 use crate::batch::WriteBatch;
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::CompactionStrategy;
 use crate::compaction::filter::CompactionFilter;
 use crate::db::check::VerifyReport;
+use crate::db::checkpoint::CheckpointReport;
 use crate::db::handle::Handle;
 use crate::db::iter::{Cursor, Iter};
 use crate::db::keyspace::Keyspace;
@@ -327,6 +329,20 @@ impl Db {
     /// Reads every byte of every file and checks every claim that one makes of another. Slow: it reads everything.
     pub fn verify(&self) -> Result<VerifyReport> {
         check::verify(&self.handle.inner)
+    }
+
+    /// Makes a database of exactly this moment in `dir`, which must be new or empty, by hard links: see
+    /// [`CheckpointReport`]. Durable when it returns.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `dir` is not empty or lies within the database; `Locked`; `Poisoned`; `Io`.
+    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointReport> {
+        checkpoint::checkpoint(&self.handle.inner, dir.as_ref())
+    }
+
+    /// Adds a backup of this moment to a backup directory, which need not exist: see [`backup`](crate::backup).
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
+        backup_job::backup(&self.handle.inner, dir.as_ref())
     }
 
     /// Closes the database, for all handles, and reports what dropping would swallow. Waits for running jobs; cancels

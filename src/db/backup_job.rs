@@ -18,35 +18,21 @@ use crate::backup::BackupReport;
 use crate::backup::format::Description;
 use crate::backup::store::Store;
 use crate::content::{Content, read};
+use crate::db::background;
 use crate::db::install::remove_unreferenced;
 use crate::db::moment::Moment;
 use crate::db::state::Inner;
-use crate::db::{Db, background};
 use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::key::FileNumber;
 use crate::table::Table;
 
-impl Db {
-    /// Adds a backup of this moment to the backup directory `dir`, which is created if it is missing or empty: see
-    /// [`backup`](crate::backup). Only tables that it does not hold yet are copied; what is in memory is flushed first.
-    /// `dir` may be on another file system. All of it is durable when it returns.
-    ///
-    /// To know what the directory holds, a table is read once as long as the database is open; what is copied is
-    /// verified before. Writers go on.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if `dir` holds something else than backups or lies within the database; `Locked` while another
-    /// backup, removal or restore is at work in it; `Corruption` if a table of the database is damaged; `Poisoned`;
-    /// `Io`. There is no new backup then, and the earlier ones are as they were.
-    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
-        let inner = &self.handle.inner;
-        backup(inner, dir.as_ref()).inspect_err(|_| inner.tell_failure())
-    }
-}
-
 /// Adds a backup of the present moment to `dir`.
 pub(crate) fn backup(inner: &Inner, dir: &Path) -> Result<BackupReport> {
+    make(inner, dir).inspect_err(|_| inner.tell_failure())
+}
+
+fn make(inner: &Inner, dir: &Path) -> Result<BackupReport> {
     inner.check_open()?;
     refuse_within(&inner.dir, dir)?;
     let mut store = Store::open(inner.fs.as_ref(), dir)?;

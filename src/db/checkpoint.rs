@@ -11,14 +11,33 @@ use std::path::Path;
 
 use crate::assembly::{Assembly, refuse_within};
 use crate::content::copy;
-use crate::db::Db;
 use crate::db::install::remove_unreferenced;
 use crate::db::moment::Moment;
 use crate::db::state::Inner;
 use crate::error::Result;
 use crate::file_name::FileKind;
 
-/// What a checkpoint holds, and how it came to it.
+/// What [`Db::checkpoint`](crate::Db::checkpoint) made: a database that holds exactly one moment, in all keyspaces:
+/// everything acked before the call, whatever its durability, and whole batches only.
+///
+/// Tables are hard links, so it takes little time and space (copies, where the directory is on another file system);
+/// what is in memory is written as tables, at most the size of the memtables. Writers go on meanwhile. What a crash
+/// leaves of it is not opened as a database, and the same call puts a new one in its place; an error removes what was
+/// made. The two databases are independent: each may be written to, compacted and deleted. One opened with
+/// `read_only` can be checkpointed too.
+///
+/// ```
+/// # let place = tempfile::tempdir()?;
+/// # let (data, copy) = (place.path().join("data"), place.path().join("copy"));
+/// let db = esker::Db::open(&data)?;
+/// db.put("apple", "red")?;
+/// let report = db.checkpoint(&copy)?;
+/// assert_eq!(report.sequence, 1);
+/// db.put("apple", "green")?;
+/// let copy = esker::Db::open(&copy)?;
+/// assert_eq!(copy.get("apple")?.as_deref(), Some(&b"red"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckpointReport {
@@ -38,40 +57,12 @@ pub struct CheckpointReport {
     pub bytes_written: u64,
 }
 
-impl Db {
-    /// Makes a second database in `dir` that holds exactly this moment, in all keyspaces: everything acked before the
-    /// call, whatever its durability, and whole batches only. `dir` must not exist, or be empty; it must not lie within
-    /// the database's directory.
-    ///
-    /// Tables become hard links, so it takes little time and space (copies, where `dir` is on another file system);
-    /// what is in memory is written there as tables, at most the size of the memtables. Writers go on. All of it is
-    /// durable when it returns. What a crash leaves of it is not opened as a database, and the same call puts a new one
-    /// in its place; an error removes what was made. The two databases are independent: each may be written to,
-    /// compacted and deleted. A database opened with `read_only` can be checkpointed too.
-    ///
-    /// ```
-    /// # let place = tempfile::tempdir()?;
-    /// # let (data, copy) = (place.path().join("data"), place.path().join("copy"));
-    /// let db = esker::Db::open(&data)?;
-    /// db.put("apple", "red")?;
-    /// db.checkpoint(&copy)?;
-    /// db.put("apple", "green")?;
-    /// let copy = esker::Db::open(&copy)?;
-    /// assert_eq!(copy.get("apple")?.as_deref(), Some(&b"red"[..]));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `InvalidArgument` if `dir` is not empty or lies within the database; `Locked` if a checkpoint is being made
-    /// there; `Poisoned` after a failure of the log or the manifest; `Io`.
-    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointReport> {
-        let inner = &self.handle.inner;
-        checkpoint(inner, dir.as_ref()).inspect_err(|_| inner.tell_failure())
-    }
-}
-
 /// Makes a checkpoint of the present moment in `dir`.
 pub(crate) fn checkpoint(inner: &Inner, dir: &Path) -> Result<CheckpointReport> {
+    make(inner, dir).inspect_err(|_| inner.tell_failure())
+}
+
+fn make(inner: &Inner, dir: &Path) -> Result<CheckpointReport> {
     inner.check_open()?;
     refuse_within(&inner.dir, dir)?;
     let assembly = Assembly::begin(inner.fs.as_ref(), dir)?;
