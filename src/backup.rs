@@ -58,6 +58,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{DirEntry, FileSystem, LockKind, StdFs};
 
 /// What [`Db::backup`](crate::Db::backup) did.
+///
+/// What is in memory is flushed first; then only tables that the directory does not hold are copied, on whatever file
+/// system it is. To know what it holds, a table is read once as long as the database is open; what is copied is
+/// verified before. Writers go on. All of it is durable when the call returns.
+///
+/// Errors of the call: `InvalidArgument` if the directory holds something else than backups or lies within the
+/// database; `Locked` while another backup, removal or restore is at work in it; `Corruption` if a table of the
+/// database is damaged; `Poisoned`; `Io`. There is no new backup then, and the earlier ones are as they were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {

@@ -334,50 +334,18 @@ impl Db {
         check::verify(&self.handle.inner)
     }
 
-    /// Makes a second database in `dir` that holds exactly this moment, in all keyspaces: everything acked before the
-    /// call, whatever its durability, and whole batches only. `dir` must not exist, or be empty; it must not lie within
-    /// the database's directory.
-    ///
-    /// Tables become hard links, so it takes little time and space (copies, where `dir` is on another file system);
-    /// what is in memory is written there as tables, at most the size of the memtables. Writers go on. All of it is
-    /// durable when it returns. What a crash leaves of it is not opened as a database, and the same call puts a new one
-    /// in its place; an error removes what was made. The two databases are independent: each may be written to,
-    /// compacted and deleted. A database opened with `read_only` can be checkpointed too.
-    ///
-    /// ```
-    /// # let place = tempfile::tempdir()?;
-    /// # let (data, copy) = (place.path().join("data"), place.path().join("copy"));
-    /// let db = esker::Db::open(&data)?;
-    /// db.put("apple", "red")?;
-    /// db.checkpoint(&copy)?;
-    /// db.put("apple", "green")?;
-    /// let copy = esker::Db::open(&copy)?;
-    /// assert_eq!(copy.get("apple")?.as_deref(), Some(&b"red"[..]));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Makes a database of exactly this moment in `dir`, which must be new or empty, by hard links: see
+    /// [`CheckpointReport`]. Durable when it returns.
     ///
     /// # Errors
-    /// `InvalidArgument` if `dir` is not empty or lies within the database; `Locked` if a checkpoint is being made
-    /// there; `Poisoned` after a failure of the log or the manifest; `Io`.
+    /// `InvalidArgument` if `dir` is not empty or lies within the database; `Locked`; `Poisoned`; `Io`.
     pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<CheckpointReport> {
-        let inner = &self.handle.inner;
-        checkpoint::checkpoint(inner, dir.as_ref()).inspect_err(|_| inner.tell_failure())
+        checkpoint::checkpoint(&self.handle.inner, dir.as_ref())
     }
 
-    /// Adds a backup of this moment to the backup directory `dir`, which is created if it is missing or empty: see
-    /// [`backup`](crate::backup). Only tables that it does not hold yet are copied; what is in memory is flushed first.
-    /// `dir` may be on another file system. All of it is durable when it returns.
-    ///
-    /// To know what the directory holds, a table is read once as long as the database is open; what is copied is
-    /// verified before. Writers go on.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if `dir` holds something else than backups or lies within the database; `Locked` while another
-    /// backup, removal or restore is at work in it; `Corruption` if a table of the database is damaged; `Poisoned`;
-    /// `Io`. There is no new backup then, and the earlier ones are as they were.
+    /// Adds a backup of this moment to a backup directory, which need not exist: see [`backup`](crate::backup).
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
-        let inner = &self.handle.inner;
-        backup_job::backup(inner, dir.as_ref()).inspect_err(|_| inner.tell_failure())
+        backup_job::backup(&self.handle.inner, dir.as_ref())
     }
 
     /// Closes the database, for all handles, and reports what dropping would swallow. Waits for running jobs; cancels

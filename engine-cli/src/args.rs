@@ -3,12 +3,15 @@
 //! Keys and values arrive as the operating system's bytes and are decoded by [`text`](crate::text) once `--hex` is
 //! known.
 
+mod copies;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use esker::{Compaction, Durability};
 
+pub use self::copies::{BackupsArgs, CopyArgs, RestoreArgs};
 use crate::database::DEFAULT_KEYSPACE;
 use crate::error::Failure;
 use crate::output::Format;
@@ -294,33 +297,6 @@ pub struct AmpArgs {
     /// Scan every keyspace, and so know exactly what is alive
     #[arg(long)]
     pub exact: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct CopyArgs {
-    /// Directory to make it in
-    pub dir: PathBuf,
-}
-
-#[derive(Args, Debug)]
-pub struct BackupsArgs {
-    /// Directory with backups
-    pub dir: PathBuf,
-    /// Read every byte of every backup; exit 3 if anything is damaged
-    #[arg(long, conflicts_with = "remove")]
-    pub verify: bool,
-    /// Remove this backup, and what only it needs
-    #[arg(long, value_name = "ID")]
-    pub remove: Option<u64>,
-}
-
-#[derive(Args, Debug)]
-pub struct RestoreArgs {
-    /// Directory with backups
-    pub dir: PathBuf,
-    /// Which backup (default: the latest)
-    #[arg(long, value_name = "N")]
-    pub id: Option<u64>,
 }
 
 #[derive(Args, Debug)]

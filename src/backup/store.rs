@@ -5,9 +5,9 @@
 //! * Tables, and then the names of tables, are durable before the description that needs them has its name.
 //! * A description goes, durably, before the tables that only it needed.
 //!
-//! So a crash at any point leaves every finished backup as it was, and at most files that none needs. Whole tables among
-//! them are found by the next backup, which goes on where the last one stopped; then they go. While any description
-//! cannot be read, no table is removed: it may need it.
+//! So a crash at any point leaves every finished backup as it was, and at most files that none needs. Whole tables
+//! among them are found by the next backup, which goes on where the last one stopped; then they go. While any
+//! description cannot be read, no table is removed: it may need it.
 //!
 //! One change at a time: [`Store`] holds the lock.
 

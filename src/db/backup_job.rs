@@ -4,10 +4,10 @@
 //! after that flush goes into tables of the backup's own.
 //!
 //! # Which tables are there already
-//! Numbers and metadata do not tell the tables of two databases apart that were one once (a checkpoint and its source),
-//! so a table is known by the hash of its bytes. To hash it is to read it; what was hashed once is remembered as long
-//! as the database is open, because tables never change. A table that goes into the directory is verified first, so that
-//! damage of the database is found here, and not at the restore.
+//! Numbers and metadata do not tell the tables of two databases apart that were one once (a checkpoint and its
+//! source), so a table is known by the hash of its bytes. To hash it is to read it; what was hashed once is remembered
+//! as long as the database is open, because tables never change. A table that goes into the directory is verified
+//! first, so that damage of the database is found here, and not at the restore.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -29,6 +29,10 @@ use crate::table::Table;
 
 /// Adds a backup of the present moment to `dir`.
 pub(crate) fn backup(inner: &Inner, dir: &Path) -> Result<BackupReport> {
+    make(inner, dir).inspect_err(|_| inner.tell_failure())
+}
+
+fn make(inner: &Inner, dir: &Path) -> Result<BackupReport> {
     inner.check_open()?;
     refuse_within(&inner.dir, dir)?;
     let mut store = Store::open(inner.fs.as_ref(), dir)?;

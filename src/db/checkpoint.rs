@@ -17,7 +17,27 @@ use crate::db::state::Inner;
 use crate::error::Result;
 use crate::file_name::FileKind;
 
-/// What a checkpoint holds, and how it came to it.
+/// What [`Db::checkpoint`](crate::Db::checkpoint) made: a database that holds exactly one moment, in all keyspaces:
+/// everything acked before the call, whatever its durability, and whole batches only.
+///
+/// Tables are hard links, so it takes little time and space (copies, where the directory is on another file system);
+/// what is in memory is written as tables, at most the size of the memtables. Writers go on meanwhile. What a crash
+/// leaves of it is not opened as a database, and the same call puts a new one in its place; an error removes what was
+/// made. The two databases are independent: each may be written to, compacted and deleted. One opened with
+/// `read_only` can be checkpointed too.
+///
+/// ```
+/// # let place = tempfile::tempdir()?;
+/// # let (data, copy) = (place.path().join("data"), place.path().join("copy"));
+/// let db = esker::Db::open(&data)?;
+/// db.put("apple", "red")?;
+/// let report = db.checkpoint(&copy)?;
+/// assert_eq!(report.sequence, 1);
+/// db.put("apple", "green")?;
+/// let copy = esker::Db::open(&copy)?;
+/// assert_eq!(copy.get("apple")?.as_deref(), Some(&b"red"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckpointReport {
@@ -39,6 +59,10 @@ pub struct CheckpointReport {
 
 /// Makes a checkpoint of the present moment in `dir`.
 pub(crate) fn checkpoint(inner: &Inner, dir: &Path) -> Result<CheckpointReport> {
+    make(inner, dir).inspect_err(|_| inner.tell_failure())
+}
+
+fn make(inner: &Inner, dir: &Path) -> Result<CheckpointReport> {
     inner.check_open()?;
     refuse_within(&inner.dir, dir)?;
     let assembly = Assembly::begin(inner.fs.as_ref(), dir)?;

@@ -1,11 +1,11 @@
 //! Checkpoints: exactly one moment, whatever goes on meanwhile, and never anything else than that under their name.
 //!
-//! What a checkpoint must hold is read from the database itself: without threads nothing changes between the reading and
-//! the call. With threads, every write says which writes were acked before it began; a state that holds the one and not
-//! the other is no prefix of the commit order.
+//! What a checkpoint must hold is read from the database itself: without threads nothing changes between the reading
+//! and the call. With threads, every write says which writes were acked before it began; a state that holds the one
+//! and not the other is no prefix of the commit order.
 //!
-//! Crashes and faults: the call is cut at each of its file operations. The database must be as it was; the directory must
-//! be free for another try, and open, if at all, as what it was to become.
+//! Crashes and faults: the call is cut at each of its file operations. The database must be as it was; the directory
+//! must be free for another try, and open, if at all, as what it was to become.
 
 use std::collections::BTreeMap;
 use std::path::Path;

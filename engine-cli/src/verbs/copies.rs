@@ -1,7 +1,7 @@
 //! `checkpoint`, `backup`, `backups`, `restore`: copies of a database, and databases from copies.
 //!
-//! `checkpoint` opens the database for reading: nothing in it changes. `backup` opens it for writing, because it flushes
-//! what is in the log to tables that the next backup shares. `backups` and `restore` need no database.
+//! `checkpoint` opens the database for reading: nothing in it changes. `backup` opens it for writing, because it
+//! flushes what is in the log to tables that the next backup shares. `backups` and `restore` need no database.
 
 use std::path::Path;
 
