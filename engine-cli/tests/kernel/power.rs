@@ -1,9 +1,9 @@
 //! Power cuts of a real file system: ext4 on a loop device, in each mode that changes what a crash leaves.
 //!
-//! The simulator's model of a disk is ours; this one is the kernel's. At a random moment nothing reaches the device any
-//! more, the process is killed, and the file system is mounted again, which recovers it. Then the database must hold
-//! a prefix of the commands with at least everything up to the last acked `sync`. One image lives through many cuts, some
-//! of them while the database recovers.
+//! The simulator's model of a disk is ours; this one is the kernel's. At a random moment nothing reaches the device
+//! any more, the process is killed, and the file system is mounted again, which recovers it. Then the database must
+//! hold a prefix of the commands with at least everything up to the last acked `sync`. One image lives through many
+//! cuts, some of them while the database recovers.
 
 use std::path::PathBuf;
 use std::process::Command;
