@@ -1,8 +1,8 @@
 //! Disks that are full: small file systems (ext4, tmpfs) and a limit on the size of files, filled until nothing goes.
 //!
-//! A cycle: fill until commands fail; the error says what, where and what to do; reads go on, in the process and in
-//! a new one; then room is made, everything acked is there, deletes and a compaction give space back, and the next cycle
-//! begins on the same database.
+//! A cycle: fill until commands fail; the error says what, where and what to do; reads go on, in the process and in a
+//! new one; then room is made, everything acked is there, deletes and a compaction give space back, and the next
+//! cycle begins on the same database.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,13 +10,13 @@
 //! * [`faults`]: each system call fails once, or from then on.
 //! * [`lock`]: a second opener, and the lock of a killed process.
 //!
-//! What they share: [`dice`] (random choices from a seed), [`place`] (directories, kept if the test fails),
-//! [`pool`] (all cores), [`shell`] (the program on a pipe), [`workload`] (commands and what they promise), [`reopen`]
-//! (what is there afterwards), [`outcome`] (what must be there when commands failed), [`strace`] (which calls a run makes), [`mounts`] (file systems that go away with the
-//! process).
+//! What they share: [`dice`] (random choices from a seed), [`place`] (directories, kept if the test fails), [`pool`]
+//! (all cores), [`shell`] (the program on a pipe), [`workload`] (commands and what they promise), [`reopen`] (what is
+//! there afterwards), [`outcome`] (what must be there when commands failed), [`strace`] (which calls a run makes),
+//! [`mounts`] (file systems that go away with the process).
 //!
-//! What a machine does not allow (no root, no loop devices, no strace) is skipped, and says so. The moments of
-//! kills and cuts are by nature not the same in two runs; everything else follows from the seed.
+//! What a machine does not allow (no root, no loop devices, no strace) is skipped, and says so. The moments of kills
+//! and cuts are by nature not the same in two runs; everything else follows from the seed.
 
 #![expect(clippy::disallowed_methods, reason = "tests make files, threads and delays themselves")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

@@ -1,13 +1,15 @@
 //! Power cuts of a real file system: ext4 on a loop device, in each mode that changes what a crash leaves.
 //!
-//! The simulator's model of a disk is ours; this one is the kernel's. At a random moment nothing reaches the device any
-//! more, the process is killed, and the file system is mounted again, which recovers it. Then the database must hold
-//! a prefix of the commands with at least everything up to the last acked `sync`. One image lives through many cuts, some
-//! of them while the database recovers.
+//! The simulator's model of a disk is ours; this one is the kernel's. At a random moment nothing reaches the device
+//! any more, the process is killed, and the file system is mounted again, which recovers it. Then the database must
+//! hold a prefix of the commands with at least everything up to the last acked `sync`. One image lives through many
+//! cuts, some of them while the database recovers.
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::dice::Dice;
 use crate::mounts::{Cut, Mounted, in_own_mounts, make_ext4, repair_ext4};
@@ -119,27 +121,25 @@ impl<'a> Powered<'a> {
         let cut = Cut::arm(&self.dir)?;
         let mut shell = Shell::on(&self.db(), &options);
         shell.feed(text(&ops), self.dice.chance(20));
-        let mut answers = Vec::new();
-        for _ in 0..self.dice.below(count + 1) {
-            answers.extend(shell.read());
-        }
-        thread::sleep(self.dice.delay(6000));
-        cut.now()?;
+        let wait = (self.dice.below(count + 1), self.dice.delay(6000));
+        let (answers, early) = cut_while_reading(cut, &mut shell, count, wait)?;
         let ended = shell.kill();
-        answers.extend(ended.answers);
+        let answers = answers.into_iter().chain(ended.answers).collect::<Vec<_>>();
         self.suite.count_case();
         self.mount_again()?;
         self.cut_recoveries()?;
-        self.look(&ops, &answers)
+        self.look(&ops, &answers, early)
     }
 
-    fn look(&mut self, ops: &[Op], answers: &[String]) -> Result<(), String> {
+    fn look(&mut self, ops: &[Op], answers: &[String], early: usize) -> Result<(), String> {
         let options = self.options();
         let found = read_state(&self.db(), &options, &mut self.dice)?;
-        let (first, last) = promised(ops, answers);
+        let first = promised(ops, &answers[..early]);
+        let last = possible(ops, answers);
         let count = matching_prefix(&self.state, ops, (first, last), &found)?;
         self.suite.add("lost_unsynced", last.saturating_sub(1).saturating_sub(count) as u64);
         self.suite.add("kept", count as u64);
+        self.suite.add("late_syncs_lost", u64::from(promised(ops, answers) > count));
         self.state = found;
         if self.dice.chance(30) {
             verify(&self.db())?;
@@ -176,15 +176,59 @@ impl<'a> Powered<'a> {
     }
 }
 
-/// How many commands must be there at least, and how many can be at most. Errors come from the cut, so what follows
-/// the first one is too late.
-fn promised(ops: &[Op], answers: &[String]) -> (usize, usize) {
+/// Cuts, a while after a number of answers was read, while more are read. Gives those, and how many of them were there
+/// before the cut began.
+///
+/// Only those are acks. With the power the machine is gone too, and nobody hears it any more. Here the process lives on
+/// for a moment and may hear from the kernel that a sync was done whose bytes are not there afterwards; the figure
+/// `late_syncs_lost` counts such cuts.
+fn cut_while_reading(
+    cut: Cut,
+    shell: &mut Shell,
+    answers_max: u64,
+    (count, delay): (u64, Duration),
+) -> Result<(Vec<String>, usize), String> {
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        answers.extend(shell.read());
+    }
+    let (is_over, is_cut) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut early = answers.len();
+    let result = thread::scope(|scope| {
+        let cutter = scope.spawn(|| {
+            thread::sleep(delay);
+            is_over.store(true, Ordering::SeqCst);
+            let result = cut.now();
+            is_cut.store(true, Ordering::SeqCst);
+            result
+        });
+        // A shell that has answered everything says nothing more.
+        while !is_cut.load(Ordering::SeqCst)
+            && (answers.len() as u64) < answers_max
+            && let Some(answer) = shell.read()
+        {
+            answers.push(answer);
+            if !is_over.load(Ordering::SeqCst) {
+                early = answers.len();
+            }
+        }
+        cutter.join().unwrap()
+    });
+    result.map(|_| (answers, early))
+}
+
+/// How many commands must be there at least, after these answers.
+fn promised(ops: &[Op], answers: &[String]) -> usize {
+    let acked = ops.iter().zip(answers).map(|(op, answer)| op.is_durable && answer == "ok");
+    acked.collect::<Vec<_>>().into_iter().rposition(|is_promise| is_promise).map_or(0, |at| at + 1)
+}
+
+/// How many can be there at most. Errors come from the cut, so what follows the first one is too late.
+fn possible(ops: &[Op], answers: &[String]) -> usize {
     let is_ok = |index: usize| answers.get(index).is_some_and(|answer| answer == "ok");
     let matters = |op: &Op| !op.edits.is_empty() || op.text.starts_with("keyspace ");
     let failed = (0..ops.len()).find(|index| !is_ok(*index) && matters(&ops[*index]));
-    let last = failed.map_or(ops.len(), |index| index + 1);
-    let durable = (0..ops.len()).rfind(|index| ops[*index].is_durable && is_ok(*index));
-    (durable.map_or(0, |index| index + 1), last)
+    failed.map_or(ops.len(), |index| index + 1)
 }
 
 #[test]
@@ -196,8 +240,9 @@ fn promises_end_with_the_last_acked_sync_and_possibilities_with_the_first_error(
     };
     let ops = [op("x"), op("sync"), op("x"), op("x"), op("sync"), op("x")];
     let answers = ["ok", "ok", "ok", "err io", "err poisoned"].map(str::to_owned);
-    assert_eq!(promised(&ops, &answers), (2, 4));
-    assert_eq!(promised(&ops, &answers[..3]), (2, 4));
-    assert_eq!(promised(&ops, &answers[..1]), (0, 2));
-    assert_eq!(promised(&ops, &[]), (0, 1));
+    let bounds = |answers: &[String]| (promised(&ops, answers), possible(&ops, answers));
+    assert_eq!(bounds(&answers), (2, 4));
+    assert_eq!(bounds(&answers[..3]), (2, 4));
+    assert_eq!(bounds(&answers[..1]), (0, 2));
+    assert_eq!(bounds(&[]), (0, 1));
 }
