@@ -408,7 +408,9 @@ impl History {
             }
             let mut maps: BTreeMap<Instance, MapOfRefs<'_>> = BTreeMap::new();
             let (first, more) = self.writes[..moment.issued].split_at(least);
-            first.iter().for_each(|write| apply_refs(&mut maps, write));
+            for write in first {
+                apply_refs(&mut maps, write);
+            }
             let mut more = more.iter();
             for count in least.. {
                 let same = alive

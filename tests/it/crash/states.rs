@@ -75,7 +75,7 @@ impl fmt::Display for Trail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.parent {
             Some(parent) => {
-                write!(f, "{parent}, then at operation {} of recovery", self.operation)?
+                write!(f, "{parent}, then at operation {} of recovery", self.operation)?;
             }
             None => write!(f, "at operation {}", self.operation)?,
         }
