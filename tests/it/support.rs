@@ -38,11 +38,6 @@ pub(crate) const DIR: &str = "/db";
 /// The keyspaces that operations use: `default` and two more.
 pub(crate) const NAMES: [&str; 3] = ["default", "logs", "index"];
 
-/// How many times larger than in CI the tests are (`ESKER_TEST_SCALE`).
-pub(crate) fn scale() -> u64 {
-    std::env::var("ESKER_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
-}
-
 /// Splitmix64: small, seeded, the same everywhere.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
