@@ -34,7 +34,9 @@ use crate::file_name::FileKind;
 use crate::fs::{FileSystem, ReadFile};
 use crate::key::FileNumber;
 use crate::manifest::state::{ManifestState, Replay};
-use crate::manifest::{FORMAT_VERSION, HEADER_LEN, MAGIC, RECORD_HEADER_LEN, SEALED, encode_current};
+use crate::manifest::{
+    FORMAT_VERSION, HEADER_LEN, MAGIC, RECORD_HEADER_LEN, SEALED, encode_current,
+};
 use crate::version::edit::{VersionEdit, is_cut_into_fields};
 
 /// `CURRENT` is far shorter; a longer file is not read.
@@ -88,7 +90,11 @@ pub(crate) fn recover(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Recovere
     let mut recovered = fold(&bytes, number, &path)?;
     if sealed_bytes.is_some() && recovered.torn_tail_bytes > 0 {
         let offset = file.bytes() - recovered.torn_tail_bytes;
-        return Err(Error::corruption(&path, offset, "the last record of a closed manifest is damaged"));
+        return Err(Error::corruption(
+            &path,
+            offset,
+            "the last record of a closed manifest is damaged",
+        ));
     }
     let next = FileNumber(number.0.saturating_add(1));
     recovered.state.next_file_number = recovered.state.next_file_number.max(next);

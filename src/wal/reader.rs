@@ -24,8 +24,8 @@ use crate::fs::{FileSystem, ReadFile};
 use crate::key::{FileNumber, SequenceNumber};
 use crate::wal::WalPosition;
 use crate::wal::segment::{
-    DecodedHeader, HeaderState, RECORD_HEADER_LEN_MAX, RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader, TAG_END,
-    is_tag,
+    DecodedHeader, HeaderState, RECORD_HEADER_LEN_MAX, RecordHeader, SEGMENT_HEADER_LEN,
+    SegmentHeader, TAG_END, is_tag,
 };
 
 /// A segment is read in steps of this size, so that a short log in a long file costs little.

@@ -105,7 +105,9 @@ impl Case {
         let is_log = name.ends_with(".wal");
         match self.change {
             Change::Flip { offset, .. } => !original.is_waste(self.file, offset),
-            Change::Cut { bytes: left } => left < bytes.len() && !original.is_waste(self.file, left),
+            Change::Cut { bytes: left } => {
+                left < bytes.len() && !original.is_waste(self.file, left)
+            }
             Change::Extend { .. } => !is_log,
             Change::Remove | Change::Empty | Change::ZeroAll => true,
             Change::SwapWith { .. } | Change::CopyOver { .. } => true,
@@ -165,7 +167,7 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
     // Of ten thousand bits, how many are flipped: where structure is dense, and elsewhere.
     let (dense, sparse) = match trust::cases(0, 1, 2) {
         0 => (15, 2),
-        1 => (3_000, 100),
+        1 => (1_200, 100),
         _ => (10_000, 10_000),
     };
     (0..bytes.len()).flat_map(move |offset| {
@@ -178,12 +180,10 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
 fn cuts(bytes: usize) -> impl Iterator<Item = Change> {
     let (near, step) = match trust::cases(0, 1, 2) {
         0 => (2, 9973),
-        1 => (END_BYTES, 61),
+        1 => (END_BYTES / 4, 61),
         _ => (END_BYTES, 1),
     };
-    let is_chosen = move |left: &usize| {
-        *left < near || left + near >= bytes || left % step == 0
-    };
+    let is_chosen = move |left: &usize| *left < near || left + near >= bytes || left % step == 0;
     (0..bytes).filter(is_chosen).map(|left| Change::Cut { bytes: left })
 }
 
@@ -193,9 +193,9 @@ fn extensions() -> impl Iterator<Item = Change> {
         1 => (1..=64).chain([100, 512, 4095, 4096, 4097, 70_000]).collect(),
         _ => (1..=4097).chain([10_000, 65_536, 70_000]).collect::<Vec<_>>(),
     };
-    lengths.into_iter().flat_map(|bytes| {
-        [false, true].map(|is_garbage| Change::Extend { bytes, is_garbage })
-    })
+    lengths
+        .into_iter()
+        .flat_map(|bytes| [false, true].map(|is_garbage| Change::Extend { bytes, is_garbage }))
 }
 
 fn units(bytes: usize) -> impl Iterator<Item = Change> {

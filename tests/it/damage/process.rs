@@ -196,8 +196,7 @@ pub(super) fn run(sweep: &str) -> Outcome {
     let progress = |index: u64| place.path().join(index.to_string());
     let children: Vec<_> =
         (0..count).map(|index| start(sweep, index, count, &progress(index))).collect();
-    let mut outcome =
-        Outcome { cases: 0, failed: 0, failures: Vec::new(), counts: Vec::new() };
+    let mut outcome = Outcome { cases: 0, failed: 0, failures: Vec::new(), counts: Vec::new() };
     for (index, mut child) in (0..count).zip(children) {
         let mut said = Vec::new();
         child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
