@@ -167,7 +167,7 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
     // Of ten thousand bits, how many are flipped: where structure is dense, and elsewhere.
     let (dense, sparse) = match trust::cases(0, 1, 2) {
         0 => (15, 2),
-        1 => (3_000, 100),
+        1 => (1_200, 100),
         _ => (10_000, 10_000),
     };
     (0..bytes.len()).flat_map(move |offset| {
@@ -180,7 +180,7 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
 fn cuts(bytes: usize) -> impl Iterator<Item = Change> {
     let (near, step) = match trust::cases(0, 1, 2) {
         0 => (2, 9973),
-        1 => (END_BYTES, 61),
+        1 => (END_BYTES / 4, 61),
         _ => (END_BYTES, 1),
     };
     let is_chosen = move |left: &usize| *left < near || left + near >= bytes || left % step == 0;
