@@ -21,7 +21,7 @@
 //! * Bytes durable, then the manifest edit, then the view: in that order everywhere.
 //! * A memtable is flushed in the order of rotation, and only up to sequence numbers that are visible.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -230,7 +230,8 @@ impl KeyspaceCore {
 /// The keyspaces of a database, replaced whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyspaceMap {
-    pub(crate) by_id: HashMap<KeyspaceId, Arc<KeyspaceCore>>,
+    /// In order, so that without threads the same operations have the same effects on the disk.
+    pub(crate) by_id: BTreeMap<KeyspaceId, Arc<KeyspaceCore>>,
 }
 
 impl KeyspaceMap {
@@ -240,9 +241,7 @@ impl KeyspaceMap {
 
     /// All keyspaces, in the order of their ids.
     pub(crate) fn in_order(&self) -> Vec<Arc<KeyspaceCore>> {
-        let mut cores: Vec<_> = self.by_id.values().cloned().collect();
-        cores.sort_by_key(|core| core.id);
-        cores
+        self.by_id.values().cloned().collect()
     }
 }
 
