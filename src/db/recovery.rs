@@ -5,8 +5,8 @@
 //! 2. `CURRENT` and the manifest: which tables there are.
 //! 3. Every listed table is there with its exact length.
 //! 4. The log is replayed into memtables: what the tables do not hold yet.
-//! 5. The replayed segments are synced: after the death of a process they may be in the page cache only, and what is
-//!    written next must not outlive them.
+//! 5. The replayed segments are made durable: after the death of a process they may be in the page cache only, and what
+//!    is written next must not outlive them. What is not known to be synced is written again: see [`make_durable`].
 //! 6. A new manifest begins with the recovered state.
 //! 7. Only now files that nothing names are removed.
 //! 8. Last, the background threads start.
@@ -19,7 +19,9 @@
 
 mod log;
 
+use std::cmp::Ordering as Order;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,9 +61,9 @@ use crate::table_cache::TableCache;
 use crate::trace::recorder::Recorder;
 use crate::version::edit::{KeyspaceCreated, VersionEdit};
 use crate::version::totals::LifetimeTotals;
-use crate::wal::WalStart;
 use crate::wal::replay::Replay;
 use crate::wal::writer::{LiveSegment, WalWriter, WalWriterOptions};
+use crate::wal::{WalPosition, WalStart};
 
 /// What an open needs.
 #[derive(Debug)]
@@ -109,7 +111,7 @@ pub(crate) fn open(mut request: OpenRequest) -> Result<Arc<Handle>> {
     let fresh_manifest = if request.options.read_only {
         None
     } else {
-        sync_replayed(request, &replayed)?;
+        make_durable(request, state.wal_synced, &replayed)?;
         Some(begin_manifest(request, &mut state, &entries, &replayed, &cores, start)?)
     };
     let first_segment = state.wal_first_segment;
@@ -285,15 +287,43 @@ fn start_recorder(request: &OpenRequest) -> Result<Option<Recorder>> {
     Recorder::start(request.fs.as_ref(), Arc::clone(&request.clock), path).map(Some)
 }
 
-/// Step 5.
-fn sync_replayed(request: &OpenRequest, replayed: &Replay) -> Result<()> {
-    for (segment, _) in &replayed.segments {
-        request.fs.sync_file(&FileKind::WalSegment(*segment).path(&request.dir))?;
+/// Step 5. Everything before `synced` is durable already.
+///
+/// A sync alone would not do. If one failed in the process before this, the operating system has taken the bytes for
+/// written that are not, and no later sync writes them. So they are written again, the same bytes in the same place:
+/// cut short, that changes nothing.
+fn make_durable(request: &OpenRequest, synced: WalPosition, replayed: &Replay) -> Result<()> {
+    for &(segment, data_bytes) in &replayed.segments {
+        let start = match segment.cmp(&synced.segment) {
+            Order::Less => data_bytes,
+            Order::Equal => synced.offset,
+            Order::Greater => 0,
+        };
+        let path = FileKind::WalSegment(segment).path(&request.dir);
+        if start < data_bytes {
+            write_again(request.fs.as_ref(), &path, start..data_bytes)?;
+        }
     }
     if !replayed.segments.is_empty() {
         request.fs.sync_dir(&request.dir)?;
     }
     Ok(())
+}
+
+/// Writes a range of a segment over itself, and syncs it.
+fn write_again(fs: &dyn FileSystem, path: &Path, range: Range<u64>) -> Result<()> {
+    const STEP_BYTES: usize = 1 << 20;
+    let Some(file) = fs.open(path)? else {
+        return Err(Error::corruption(path, 0, "log segment vanished during recovery"));
+    };
+    let log = fs.recycle_log(path, path, file.bytes(), false)?;
+    let mut piece = Vec::new();
+    for at in range.clone().step_by(STEP_BYTES) {
+        piece.resize(((range.end - at) as usize).min(STEP_BYTES), 0);
+        file.read_at(&mut piece, at)?;
+        log.write_at(at, &piece)?;
+    }
+    log.sync_data()
 }
 
 /// Step 6: a new manifest that begins with the recovered state.
