@@ -74,6 +74,7 @@ pub mod event;
 pub(crate) mod flush;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
 pub mod internals;
 
 pub use batch::WriteBatch;

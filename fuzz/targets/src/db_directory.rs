@@ -1,7 +1,7 @@
 //! Any files as a database directory: opening, reading, walking, verifying and writing on end in answers or errors.
 //!
-//! Whatever can be read is the same in both read modes and in both directions; and whatever recovery makes of the
-//! files, a database that was written to and closed opens again.
+//! Whatever can be read is the same in both read modes; in a database that verifies, walks in both directions and
+//! lookups agree too. And whatever recovery makes of the files, a database that was written to and closed opens again.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) fn check(input: &[u8]) -> bool {
     assert!(mapped == heap, "the read modes give different answers");
     // Recovery may remove and create files; whatever it makes must open again.
     let Ok(db) = open(&fs, options(ReadMode::Mmap)) else { return false };
-    let is_whole = read_everything(&db).is_ok() && db.verify().is_ok_and(|report| report.is_ok());
+    let is_whole = read_everything(&db).is_ok() && is_verified(&db);
     let written = db.put("fuzzed", "yes").is_ok();
     let _ = db.compact_range::<&[u8]>(..);
     if db.close().is_ok() && written {
@@ -71,9 +71,14 @@ fn name_of(kind: u8, number: u32) -> String {
     }
 }
 
+fn is_verified(db: &Db) -> bool {
+    db.verify().is_ok_and(|report| report.is_ok())
+}
+
 /// What all keyspaces hold, read in every way there is.
 fn read_everything(db: &Db) -> Result<Vec<Entries>> {
     let mut contents = Vec::new();
+    let is_verified = is_verified(db);
     for name in db.list_keyspaces() {
         let Some(keyspace) = db.open_keyspace(&name)? else { continue };
         let owned =
@@ -82,13 +87,13 @@ fn read_everything(db: &Db) -> Result<Vec<Entries>> {
         let backwards: Result<Entries> =
             keyspace.iter().rev().take(ENTRIES_MAX).map(owned).collect();
         let (forwards, mut backwards) = (forwards?, backwards?);
-        if forwards.len() < ENTRIES_MAX {
+        if is_verified && forwards.len() < ENTRIES_MAX {
             backwards.reverse();
             assert!(forwards == backwards, "both directions see the same entries");
         }
         for (key, value) in &forwards {
             let found = keyspace.get(key)?;
-            assert_eq!(found.as_deref(), Some(&**value), "get agrees with the scan");
+            assert!(!is_verified || found.as_deref() == Some(value), "get agrees with the scan");
         }
         contents.push(forwards);
     }

@@ -68,6 +68,18 @@ fn every_seed_passes_its_target() {
     }
 }
 
+/// Tables whose checksums are right and whose lookups would not find what a walk shows: a head that is not padded with
+/// zeros, and a separator that is not the key that goes on behind it.
+#[test]
+fn verifying_finds_tables_in_which_lookups_would_fail() {
+    let target = esker_fuzz_targets::by_name("table").unwrap();
+    for name in ["unpadded-head", "separator-not-the-key"] {
+        let seeds = committed(target);
+        let (_, input) = seeds.iter().find(|(other, _)| other == name).unwrap();
+        assert!(!(target.run)(input), "{name}");
+    }
+}
+
 /// Mutations of all seeds of a target, `count` in all. Returns how many inputs were whole.
 fn try_mutations(target: &Target, count: u64) -> u64 {
     let seeds = committed(target);
@@ -85,17 +97,28 @@ fn try_mutations(target: &Target, count: u64) -> u64 {
             Ok(is_whole) => whole += u64::from(is_whole),
             Err(_) => {
                 trust::report(&format!("fuzz smoke: {}", target.name), number + 1, 1, &[]);
-                panic!("{}: mutation {number} of seed {name} fails", target.name);
+                let path = keep(target, number, &input);
+                panic!("{}: mutation {number} of seed {name} fails: {path}", target.name);
             }
         }
     }
     whole
 }
 
+/// Keeps an input that failed where libFuzzer would. Returns its path.
+fn keep(target: &Target, number: u64, input: &[u8]) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = root.join("../artifacts").join(target.name);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join(format!("smoke-{number}"));
+    fs::write(&path, input).unwrap();
+    path.display().to_string()
+}
+
 /// Runs so many mutations of a target and leaves the figures. Inputs that are whole and others must both occur.
 fn smoke(name: &str, quick: u64) {
     let target = esker_fuzz_targets::by_name(name).unwrap();
-    let count = trust::cases(quick, quick * 10, quick * 100);
+    let count = trust::cases(quick, quick * 20, quick * 1000);
     let whole = try_mutations(target, count);
     trust::report(&format!("fuzz smoke: {name}"), count, 0, &[("whole", whole)]);
     assert!(0 < whole && whole < count, "{name}: {whole} of {count} inputs are whole");
@@ -103,50 +126,50 @@ fn smoke(name: &str, quick: u64) {
 
 #[test]
 fn mutated_batches() {
-    smoke("batch", 2000);
+    smoke("batch", 8000);
 }
 
 #[test]
 fn mutated_blocks() {
-    smoke("block", 1000);
+    smoke("block", 4000);
 }
 
 #[test]
 fn mutated_filters() {
-    smoke("filter", 1000);
+    smoke("filter", 4000);
 }
 
 #[test]
 fn mutated_logs() {
-    smoke("wal", 500);
+    smoke("wal", 2000);
 }
 
 #[test]
 fn mutated_manifests() {
-    smoke("manifest", 500);
+    smoke("manifest", 2000);
 }
 
 #[test]
 fn mutated_tables() {
-    smoke("table", 300);
+    smoke("table", 1500);
 }
 
 #[test]
 fn mutated_directories() {
-    smoke("db_directory", 100);
+    smoke("db_directory", 400);
 }
 
 #[test]
 fn mutated_scripts() {
-    smoke("shell", 100);
+    smoke("shell", 400);
 }
 
 #[test]
 fn mutated_operations() {
-    smoke("operations", 60);
+    smoke("operations", 250);
 }
 
 #[test]
 fn mutated_traces() {
-    smoke("trace", 300);
+    smoke("trace", 1200);
 }
