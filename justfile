@@ -16,9 +16,9 @@ check:
 test:
     cargo test --locked --workspace
 
-# Fuzzes TARGET (db_directory, operations) until stopped or for so many seconds.
+# Fuzzes TARGET (the names are in fuzz/README.md) until stopped or for so many seconds.
 fuzz TARGET SECONDS="0":
-    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} -- -max_total_time={{ SECONDS }} -rss_limit_mb=1024
+    cd fuzz && mkdir -p corpus/{{ TARGET }} && RUSTC_BOOTSTRAP=1 cargo fuzz run {{ TARGET }} corpus/{{ TARGET }} seeds/{{ TARGET }} -- -max_total_time={{ SECONDS }} -rss_limit_mb=1024
 
 # The benchmarks. Compare only runs of one sitting.
 bench *ARGS:

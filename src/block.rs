@@ -349,6 +349,13 @@ impl<'a> Block<'a> {
         })
     }
 
+    /// Whether the head of entry `index` is padded with zeros where its suffix is shorter. Searching takes that for
+    /// granted; walking does not see it.
+    pub(crate) fn is_head_padded(&self, index: usize) -> Result<bool> {
+        let suffix_len = self.heap_entry(index)?.suffix_len;
+        Ok(suffix_len >= self.layout.head_width || self.head(index) << (8 * suffix_len) == 0)
+    }
+
     /// Writes the key of entry `index` into `out`.
     pub(crate) fn key_into(&self, index: usize, out: &mut Vec<u8>) -> Result<()> {
         let entry = self.heap_entry(index)?;

@@ -81,6 +81,7 @@ pub mod repair;
 pub mod inspect;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
 pub mod internals;
 
 pub use backup::BackupDir;

@@ -50,7 +50,7 @@ const MAGIC: &[u8; 8] = b"ESKERMAN";
 /// The newest format version that this code reads, and the one it writes.
 const FORMAT_VERSION: u32 = 1;
 /// Bytes of the header.
-const HEADER_LEN: usize = 24;
+pub(crate) const HEADER_LEN: usize = 24;
 /// What stands before the length of a finished manifest in `CURRENT`.
 const SEALED: &str = "sealed ";
 /// Bytes of a record before its payload.

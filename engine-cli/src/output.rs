@@ -75,6 +75,19 @@ impl Out {
         }
     }
 
+    /// Output for programs that goes to `writer`: no terminal, no colour.
+    pub fn to(writer: Box<dyn Write>, encoding: Encoding) -> Self {
+        Out {
+            writer: BufWriter::with_capacity(BUFFER_BYTES, writer),
+            json: false,
+            encoding,
+            terminal: false,
+            columns: None,
+            colour: false,
+            scratch: Vec::new(),
+        }
+    }
+
     /// Writes bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.writer.write_all(bytes).map_err(Failure::output)

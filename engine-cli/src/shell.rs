@@ -14,8 +14,10 @@ mod session;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
+use esker::Db;
+
 use crate::args::{Global, ShellArgs};
-use crate::database::{Access, Opened};
+use crate::database::{Access, Opened, Overrides};
 use crate::error::Failure;
 use crate::output::Out;
 use session::{Next, Session};
@@ -29,6 +31,16 @@ pub fn run(global: &Global, args: &ShellArgs, out: &mut Out) -> Result<(), Failu
     } else {
         read_lines(&mut session, &mut io::stdin().lock())
     };
+    let closed = session.close();
+    ended.and(closed)
+}
+
+/// A session on `db` whose lines come from `input`.
+pub fn run_script(db: Db, input: &mut dyn BufRead, out: &mut Out) -> Result<(), Failure> {
+    let keyspace = db.default_keyspace().clone();
+    let opened = Opened { db, keyspace, overrides: Overrides::default() };
+    let mut session = Session::new(opened, out);
+    let ended = read_lines(&mut session, input);
     let closed = session.close();
     ended.and(closed)
 }

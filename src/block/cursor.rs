@@ -141,6 +141,13 @@ impl BlockCursor {
         self.move_to(self.index.wrapping_sub(1))
     }
 
+    /// Whether the entry that it stands on is one that a search can find. Must be valid.
+    pub(crate) fn is_head_padded(&self) -> Result<bool> {
+        debug_assert!(self.is_valid);
+        let Some(layout) = &self.layout else { return Ok(false) };
+        layout.block(&self.bytes).is_head_padded(self.index)
+    }
+
     #[inline]
     pub(crate) fn valid(&self) -> bool {
         self.is_valid

@@ -229,7 +229,8 @@ impl KeyspaceCore {
 /// The keyspaces of a database, replaced whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyspaceMap {
-    pub(crate) by_id: HashMap<KeyspaceId, Arc<KeyspaceCore>>,
+    /// In order, so that without threads the same operations have the same effects on the disk.
+    pub(crate) by_id: BTreeMap<KeyspaceId, Arc<KeyspaceCore>>,
 }
 
 impl KeyspaceMap {
@@ -239,9 +240,7 @@ impl KeyspaceMap {
 
     /// All keyspaces, in the order of their ids.
     pub(crate) fn in_order(&self) -> Vec<Arc<KeyspaceCore>> {
-        let mut cores: Vec<_> = self.by_id.values().cloned().collect();
-        cores.sort_by_key(|core| core.id);
-        cores
+        self.by_id.values().cloned().collect()
     }
 }
 

@@ -198,7 +198,7 @@ pub(super) fn decode_current(bytes: &[u8]) -> Option<Current> {
 }
 
 /// The state that the manifest with these bytes tells.
-pub(super) fn fold(bytes: &[u8], number: FileNumber, path: &Path) -> Result<Recovered> {
+pub(crate) fn fold(bytes: &[u8], number: FileNumber, path: &Path) -> Result<Recovered> {
     check_header(bytes, number, path)?;
     let mut replay = Replay::default();
     let mut offset = HEADER_LEN;

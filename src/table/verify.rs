@@ -3,7 +3,8 @@
 //! The file is read from start to end, whatever the read mode, past the block cache. Each byte
 //! enters the checksum of the file that the manifest knows; beyond that, what the checksums cannot
 //! say is checked: that the writer kept the format's promises. Blocks lie back to back, entries are
-//! strictly ordered within and across blocks, separators separate, the filter holds every key,
+//! strictly ordered within and across blocks, separators separate, searches can find what walks see,
+//! the filter holds every key,
 //! counts and ranges are those of the manifest: of the whole file, and of the part of it that belongs
 //! to the tree.
 
@@ -47,6 +48,7 @@ impl TableReader {
             if handle.offset != end {
                 return Err(self.wrong(end, "data blocks are not back to back"));
             }
+            self.check_separator(ordinal)?;
             pass.check_block(ordinal, handle)?;
             end = handle.end();
         }
@@ -58,6 +60,15 @@ impl TableReader {
             return Err(self.wrong(0, "checksum of the whole table mismatches"));
         }
         pass.check_counts()
+    }
+
+    /// The separator of a block is one that a search in the index can find.
+    fn check_separator(&self, ordinal: usize) -> Result<()> {
+        let index = self.index.block(&self.index_bytes);
+        if index.is_head_padded(ordinal).map_err(|e| self.at_index(e))? {
+            return Ok(());
+        }
+        Err(self.wrong(self.footer.index.offset, "a separator is not padded with zeros"))
     }
 
     #[cold]
@@ -202,20 +213,20 @@ impl Pass<'_> {
         self.check_last(ordinal)
     }
 
-    /// The separator before a block is below its first key, unless the key goes on from the block
-    /// before.
+    /// The separator before a block is below its first key, or is that key if it goes on from the
+    /// block before: a lookup goes on if and only if it is.
     fn check_first(&self, ordinal: usize, handle: BlockHandle) -> Result<()> {
         let (Some(before), Some((last_key, _))) = (ordinal.checked_sub(1), &self.last) else {
             return Ok(());
         };
         let separator = self.reader.separator(before)?;
         let first = self.block.key();
-        if *separator >= *first && first != last_key {
-            return Err(self
-                .reader
-                .wrong(handle.offset, "a separator is above the block after it"));
-        }
-        Ok(())
+        let (is_right, what) = if first == last_key {
+            (*separator == *first, "a separator is not the key that goes on behind it")
+        } else {
+            (*separator < *first, "a separator is above the block after it")
+        };
+        if is_right { Ok(()) } else { Err(self.reader.wrong(handle.offset, what)) }
     }
 
     /// The separator of a block is at or above its last key.
@@ -235,6 +246,10 @@ impl Pass<'_> {
             && compare_entries((last_key, *last_trailer), (key, trailer)).is_ge()
         {
             let what = format!("key {} is out of order", escape(key));
+            return Err(reader.wrong(handle.offset, what));
+        }
+        if !self.block.is_head_padded().map_err(|e| locate(e, &reader.path, handle.offset))? {
+            let what = format!("key {} is not padded with zeros", escape(key));
             return Err(reader.wrong(handle.offset, what));
         }
         if !reader.filter.may_contain(&reader.filter_bytes, &KeyProbe::new(key_hash(key))) {

@@ -7,6 +7,8 @@
 //! full disks.
 
 mod sweep;
+use std::path::Path;
+use std::sync::Arc;
 
 use esker::Durability::{Buffered, Sync};
 use esker::fs::sim_fs::{Persist, Repeat, SimFs};
@@ -423,4 +425,31 @@ fn a_writer_stopped_by_a_failed_compaction_learns_it_and_tries_again() {
         db.wait_idle().unwrap();
         put_large(&db, 1002).unwrap();
     }
+}
+
+/// After a failed sync the operating system takes the bytes for written that are not, and later syncs write nothing of
+/// them. A process that is started anew sees them all the same, and must not promise them because of such a sync.
+#[test]
+fn a_failed_sync_is_not_believed_after_a_restart() {
+    let setup = setup();
+    let open = |fs: &SimFs| setup.open(Arc::new(fs.clone()), Path::new("/db"));
+    let fs = SimFs::new();
+    let db = open(&fs).unwrap();
+    db.put("early", "1").unwrap();
+    fs.fail_when("sync_data .wal", EIO, Repeat::Once);
+    db.put_with("failed", "2", &esker::WriteOptions::SYNC).unwrap_err();
+    // The process dies, the operating system goes on.
+    let fs = fs.kill_clone();
+    drop(db);
+    let db = open(&fs).unwrap();
+    assert_eq!(db.get("early").unwrap().as_deref(), Some(&b"1"[..]));
+    db.put_with("late", "3", &esker::WriteOptions::SYNC).unwrap();
+    let fs = fs.crash_clone(Persist::Nothing);
+    let db = open(&fs).expect("what was promised is there");
+    assert_eq!(db.get("late").unwrap().as_deref(), Some(&b"3"[..]));
+    assert_eq!(
+        db.get("early").unwrap().as_deref(),
+        Some(&b"1"[..]),
+        "it was read after the restart"
+    );
 }

@@ -13,7 +13,6 @@
 //! * [`damage`]: bits flipped, files cut, swapped, deleted: the right value or an error, and nothing laundered.
 //! * [`events`]: a listener hears what happens, in the promised order, and may read meanwhile.
 //! * [`expiry`]: entries that expire, by a clock that the test sets.
-//! * [`fuzz_smoke`]: mutated directories and traces never panic.
 //! * [`garbage`]: what a snapshot pinned leaves the disk once it is released.
 //! * [`faults`]: failing operations and full disks lose nothing that was acked.
 //! * [`filter`]: compaction filters keep what snapshots see, and lose nothing when they panic.
@@ -57,7 +56,6 @@ mod expiry;
 mod faults;
 mod filter;
 mod fsync;
-mod fuzz_smoke;
 mod garbage;
 mod ingest;
 mod history;

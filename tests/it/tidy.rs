@@ -18,7 +18,7 @@ use rules::Violation;
 use source::Source;
 
 /// Where Rust files stand.
-const RUST_DIRS: [&str; 7] = [
+const RUST_DIRS: [&str; 9] = [
     "src",
     "engine-cli/src",
     "engine-cli/tests",
@@ -26,6 +26,8 @@ const RUST_DIRS: [&str; 7] = [
     "examples",
     "benches",
     "fuzz/fuzz_targets",
+    "fuzz/src",
+    "fuzz/targets",
 ];
 
 fn root() -> &'static Path {

@@ -1,0 +1,5 @@
+//! The target `batch` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("batch");

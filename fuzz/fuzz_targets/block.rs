@@ -1,0 +1,5 @@
+//! The target `block` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("block");

@@ -1,0 +1,5 @@
+//! The target `filter` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("filter");

@@ -1,0 +1,5 @@
+//! The target `manifest` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("manifest");

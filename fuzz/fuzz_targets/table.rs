@@ -1,0 +1,5 @@
+//! The target `table` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("table");

@@ -1,0 +1,5 @@
+//! The target `wal` under libFuzzer.
+
+#![no_main]
+
+esker_fuzz::fuzz!("wal");
