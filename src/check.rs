@@ -5,8 +5,8 @@
 //!
 //! # What is checked
 //! * `CURRENT`: its checksum, and that the manifest that it names is there.
-//! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of each
-//!   keyspace.
+//! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of
+//!   each keyspace.
 //! * Every table that it names: see [`TableReader::verify_all`]; without a manifest, every table that there is, against
 //!   its own properties.
 //! * The levels ([`order`]): for every key, what stands above is newer than what stands below.
@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::assembly::refuse_incomplete;
 use crate::batch::operations;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
@@ -170,6 +171,7 @@ pub(crate) fn survey(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
     if !files.filter_map(|entry| FileKind::parse(&entry.name)).any(holds_data) {
         return Err(no_database("there is no database in the directory"));
     }
+    refuse_incomplete(dir, &entries)?;
     let mut survey = Survey {
         entries,
         manifest: None,

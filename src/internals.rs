@@ -2,9 +2,9 @@
 //! [`decoding`], what fuzzing holds the private decoders to.
 //!
 //! The structures are private and stay so. This file stands in the crate only with the feature `internals`, which
-//! nobody but the benchmarks and the fuzz targets should turn on: **nothing here is stable**, and nothing here is needed to use esker. A
-//! workbench holds its input ready, so that a call does what is measured and little else, and answers with something
-//! that depends on all of the work, so that none of it can be optimised away.
+//! nobody but the benchmarks and the fuzz targets should turn on: **nothing here is stable**, and nothing here is
+//! needed to use esker. A workbench holds its input ready, so that a call does what is measured and little else, and
+//! answers with something that depends on all of the work, so that none of it can be optimised away.
 //!
 //! Keys are 16 digits, as in most benchmarks of such engines; entries stand under one sequence number.
 

@@ -81,12 +81,13 @@ pub mod repair;
 pub mod inspect;
 pub(crate) mod db;
 #[cfg(any(test, feature = "internals"))]
-#[doc(hidden)]
 pub mod internals;
 
 pub use backup::BackupDir;
 pub use batch::WriteBatch;
 pub use check::VerifyReport;
+pub use db::Db;
+pub use db::builder::DbBuilder;
 pub use db::checkpoint::CheckpointReport;
 pub use db::ingest::{Ingest, IngestReport};
 pub use db::iter::{Cursor, Iter};
@@ -98,7 +99,6 @@ pub use db::metrics::{
 };
 pub use db::pause::CompactionPause;
 pub use db::snapshot::Snapshot;
-pub use db::{Db, DbBuilder};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventListener};
 pub use options::{

@@ -1,6 +1,6 @@
 //! Binds a target of `esker-fuzz-targets` to libFuzzer: runs it, and mutates its inputs by its format.
 
-#[doc(hidden)]
+/// For the macro.
 pub use libfuzzer_sys;
 
 use esker_fuzz_targets::Target;

@@ -96,8 +96,8 @@ impl Planner<'_> {
         self.survey.entries.iter().any(|entry| entry.is_file && entry.name == name)
     }
 
-    /// Whether the manifest can be believed. Its last record may be damaged, and not torn: then something may have acted
-    /// on it, and files that the state before it names may be gone.
+    /// Whether the manifest can be believed. Its last record may be damaged, and not torn: then something may have
+    /// acted on it, and files that the state before it names may be gone.
     fn has_shape(&self) -> bool {
         let Some(recovered) = &self.survey.manifest else { return false };
         let missing = self

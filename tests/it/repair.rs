@@ -1,8 +1,9 @@
 //! Repair: every file of a database is damaged in every way that one change can be, and repaired.
 //!
-//! The oracle: the repaired database opens, and verification finds nothing. Every key outside the reported ranges has its
-//! value; one inside has a value that it once had, or none. `lost-1` holds the originals, byte for byte. A second repair
-//! has nothing to do. A crash or a failing operation anywhere leaves a state that can be repaired to the same content.
+//! The oracle: the repaired database opens, and verification finds nothing. Every key outside the reported ranges has
+//! its value; one inside has a value that it once had, or none. `lost-1` holds the originals, byte for byte. A second
+//! repair has nothing to do. A crash or a failing operation anywhere leaves a state that can be repaired to the same
+//! content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

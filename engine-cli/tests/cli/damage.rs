@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Place, content, numbered};
+use crate::support::{Answer, Place, content, numbered, program};
 
 /// A database with a table and a log.
 fn place() -> Place {
@@ -68,7 +68,7 @@ fn repair_into_another_directory_touches_nothing() {
     let repair = place.run(&format!("repair --into {text}")).ok();
     assert!(repair.text().contains("nothing is lost"), "{repair:?}");
     assert_eq!(content(&place.db()), before);
-    let get = place.run_with(&["--db", text, "get", "late"]);
+    let get: Answer = program().args(["--db", text, "get", "late"]).output().unwrap().into();
     assert_eq!((get.code, get.text()), (0, "1\n"));
     place.run(&format!("repair --into {text}")).fails(6, &["not empty"]);
     Place::new().run("repair").fails(4, &["no such directory"]);

@@ -1,4 +1,5 @@
-//! A list of operations on two keyspaces against a `BTreeMap`, with failures, crashes and crashes of the recovery in it.
+//! A list of operations on two keyspaces against a `BTreeMap`, with failures, crashes and crashes of the recovery in
+//! it.
 //!
 //! The first byte chooses strategy, read mode, log mode, compression and filter. Keys come from a small alphabet, so
 //! that they meet again; memtables, blocks and tables are tiny, so that a short input builds several levels; time moves

@@ -1,4 +1,5 @@
-//! Any bytes as a workload trace: reading and summing up ends in an answer or an error, and holds no more than is there.
+//! Any bytes as a workload trace: reading and summing up ends in an answer or an error, and holds no more than is
+//! there.
 
 use std::path::Path;
 

@@ -214,7 +214,7 @@ fn only_a_trace_or_nothing_is_replaced() {
     start("app.trace").unwrap();
     fs.write_file("/traces/empty", b"").unwrap();
     start("empty").unwrap();
-    for (name, bytes) in [("letter", &b"dear reader"[..]), ("short", &b"esker"[..])] {
+    for (name, bytes) in [("letter", &b"dear reader"[..]), ("short", &b"essay"[..])] {
         fs.write_file(Path::new("/traces").join(name), bytes).unwrap();
         assert_eq!(start(name).unwrap_err().kind(), ErrorKind::InvalidArgument);
         assert_eq!(fs.read_file(Path::new("/traces").join(name)).unwrap(), bytes);

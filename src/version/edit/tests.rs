@@ -6,7 +6,7 @@ use proptest::prelude::*;
 /// Any edit that can be stored; its parts need not fit together.
 pub(crate) fn edits() -> impl Strategy<Value = VersionEdit> {
     let id = || any::<u32>().prop_map(KeyspaceId);
-    let number = || any::<u64>().prop_map(FileNumber);
+    let number = || (0..=FileNumber::MAX.0).prop_map(FileNumber);
     let sequence = || (0..=SequenceNumber::MAX.0).prop_map(SequenceNumber);
     let options = || prop::collection::vec(("[a-z_]{1,9}", ".{0,9}"), 0..4);
     let created = (id(), "[^\\p{Cc}]{1,63}", options());
@@ -58,7 +58,7 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
             let (sequence_min, sequence_max) = sequences;
             let (counts, times, checksum) = numbers;
             let meta = TableMeta {
-                number: FileNumber(counts[0]),
+                number: FileNumber(counts[0].min(FileNumber::MAX.0)),
                 file_bytes: counts[1],
                 entry_count: counts[2],
                 tombstone_count: counts[3],

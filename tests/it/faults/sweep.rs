@@ -373,6 +373,16 @@ fn is_log(file: &str) -> bool {
     file.rsplit('.').next() == Some("wal")
 }
 
+/// Whether line `at` belongs to the sealing of the manifest by a clean close, which is for the better and may fail: it
+/// replaces `CURRENT` without having begun a manifest.
+fn seals_manifest(words: &[Vec<&str>], at: usize) -> bool {
+    let is_step = words[at][2] == "CURRENT.tmp"
+        || words[at][1] == "sync_dir" && at > 0 && words[at - 1][2] == "CURRENT.tmp";
+    let begin = |line: &Vec<&str>| line[1] == "create" && line[2] == "CURRENT.tmp";
+    let begun = words[..=at].iter().rposition(begin);
+    is_step && begun.is_some_and(|begun| begun > 0 && words[begun - 1][1] != "sync_dir")
+}
+
 impl Strike {
     /// The strike in line `at` of the trace; `words` are those of all lines.
     fn of(words: &[Vec<&str>], at: usize) -> Self {
@@ -381,6 +391,7 @@ impl Strike {
         let is_log = is_log(file);
         let is_harmless = match verb {
             "remove" => true,
+            _ if seals_manifest(words, at) => true,
             "create" | "allocate" | "rename" | "open" => is_log,
             "sync_data" => {
                 is_log && before.is_some_and(|line| line[1] == "allocate" && line[2] == file)
