@@ -61,7 +61,8 @@ impl SimFs {
         self.state.lock().disk.remove_durable(path).map_err(|e| Error::io("remove", path, e))
     }
 
-    /// How many changes of bytes, lengths and names no sync has covered: see [`Persist::Prefix`](super::Persist::Prefix).
+    /// How many changes of bytes, lengths and names no sync has covered: see
+    /// [`Persist::Prefix`](super::Persist::Prefix).
     pub fn unsynced_count(&self) -> u64 {
         self.state.lock().disk.unsynced_stamps().len() as u64
     }

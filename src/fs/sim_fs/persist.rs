@@ -19,8 +19,9 @@ pub enum Persist {
     /// what delayed allocation leaves.
     NamesAndLengths,
     /// The first `kept` of the unsynced changes of all files and directories, in the order in which
-    /// they were made ([`SimFs::unsynced_count`](super::SimFs::unsynced_count) says how many there are): an ordered journal. Writes
-    /// lost to a failed sync are not among them.
+    /// they were made: an ordered journal.
+    /// [`SimFs::unsynced_count`](super::SimFs::unsynced_count) says how many there are. Writes lost to
+    /// a failed sync are not among them.
     Prefix {
         /// How many survive; more than there are is all of them.
         kept: u64,
