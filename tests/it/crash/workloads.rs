@@ -52,7 +52,7 @@ pub(crate) const WORKLOADS: &[Workload] = workloads![
     create_and_drop reaches ["create .table", "remove .table"],
     close_and_reopen reaches ["truncate .wal", "create MANIFEST", "rename CURRENT"],
     recycled_logs reaches ["rename .wal -> .wal", "allocate .wal"],
-    long_records reaches ["allocate .wal", "remove .wal"],
+    long_records reaches ["allocate .wal", "sync_data .wal"],
     several_lives reaches ["create .table", "sync_data .wal", "remove .wal"],
 ];
 
