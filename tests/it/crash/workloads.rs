@@ -287,25 +287,27 @@ fn close_and_reopen(seed: u64) -> Recording {
 }
 
 /// Logs over many segments.
-fn logs(seed: u64, mode: WalMode, value_bytes: u64, writes: u64) -> Recording {
+fn logs(mut generator: Generator, mode: WalMode, writes: u64) -> Recording {
     let mut setup = Setup::small();
     setup.keyspace.memtable_bytes = 64 << 10;
     setup.db.wal_mode = mode;
-    let mut generator = Generator::new(seed, 2, &[Buffered, Buffered, Buffered, Sync]);
-    generator.value_bytes = value_bytes;
     let mut ops = vec![Op::Create(1)];
     ops.extend(generator.writes(writes));
     record(&setup, &ops)
 }
 
-/// Segments of the usual length, which are recycled.
+/// Segments of the usual length, which are recycled: one keyspace, so that a flush lets all before it go.
 fn recycled_logs(seed: u64) -> Recording {
-    logs(seed, WalMode::Map, 2000, 110)
+    let mut generator = Generator::new(seed, 1, &[Buffered, Buffered, Buffered, Sync]);
+    generator.value_bytes = 2000;
+    logs(generator, WalMode::Map, 150)
 }
 
 /// Some records are longer than a segment.
 fn long_records(seed: u64) -> Recording {
-    logs(seed, WalMode::Write, 4000, 80)
+    let mut generator = Generator::new(seed, 2, &[Buffered, Buffered, Buffered, Sync]);
+    generator.value_bytes = 4000;
+    logs(generator, WalMode::Write, 80)
 }
 
 /// Power cuts in between: recovery, and writes on top of what it found.
