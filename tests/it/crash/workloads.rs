@@ -48,11 +48,11 @@ pub(crate) const WORKLOADS: &[Workload] = workloads![
     background_threads reaches ["create .table", "remove .table"],
     expiry reaches ["create .table", "remove .table"],
     compaction_filter reaches ["create .table", "remove .table"],
-    keyspaces_flushed_apart reaches ["create .table", "remove .wal"],
+    keyspaces_flushed_apart reaches ["create .table", "remove .table"],
     create_and_drop reaches ["create .table", "remove .table"],
     close_and_reopen reaches ["truncate .wal", "create MANIFEST", "rename CURRENT"],
-    long_logs reaches ["rename .wal -> .wal", "allocate .wal"],
-    long_logs_written reaches ["rename .wal -> .wal", "allocate .wal"],
+    recycled_logs reaches ["rename .wal -> .wal", "allocate .wal"],
+    long_records reaches ["allocate .wal", "sync_data .wal"],
     several_lives reaches ["create .table", "sync_data .wal", "remove .wal"],
 ];
 
@@ -286,24 +286,28 @@ fn close_and_reopen(seed: u64) -> Recording {
     record(&tiny(), &ops)
 }
 
-/// Logs over many segments, which are recycled.
-fn logs(seed: u64, mode: WalMode) -> Recording {
+/// Logs over many segments.
+fn logs(mut generator: Generator, mode: WalMode, writes: u64) -> Recording {
     let mut setup = Setup::small();
-    setup.keyspace.memtable_bytes = 96 << 10;
+    setup.keyspace.memtable_bytes = 64 << 10;
     setup.db.wal_mode = mode;
-    let mut generator = Generator::new(seed, 2, &[Buffered, Buffered, Buffered, Sync]);
-    generator.value_bytes = 4000;
     let mut ops = vec![Op::Create(1)];
-    ops.extend(generator.writes(80));
+    ops.extend(generator.writes(writes));
     record(&setup, &ops)
 }
 
-fn long_logs(seed: u64) -> Recording {
-    logs(seed, WalMode::Map)
+/// Segments of the usual length, which are recycled: one keyspace, so that a flush lets all before it go.
+fn recycled_logs(seed: u64) -> Recording {
+    let mut generator = Generator::new(seed, 1, &[Buffered, Buffered, Buffered, Sync]);
+    generator.value_bytes = 2000;
+    logs(generator, WalMode::Map, 150)
 }
 
-fn long_logs_written(seed: u64) -> Recording {
-    logs(seed, WalMode::Write)
+/// Some records are longer than a segment.
+fn long_records(seed: u64) -> Recording {
+    let mut generator = Generator::new(seed, 2, &[Buffered, Buffered, Buffered, Sync]);
+    generator.value_bytes = 4000;
+    logs(generator, WalMode::Write, 80)
 }
 
 /// Power cuts in between: recovery, and writes on top of what it found.
