@@ -5,8 +5,8 @@
 //!
 //! # What is checked
 //! * `CURRENT`: its checksum, and that the manifest that it names is there.
-//! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of each
-//!   keyspace.
+//! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of
+//!   each keyspace.
 //! * Every table that it names: see [`TableReader::verify_all`]; without a manifest, every table that there is, against
 //!   its own properties.
 //! * The levels ([`order`]): for every key, what stands above is newer than what stands below.

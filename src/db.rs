@@ -31,6 +31,7 @@ pub(crate) mod keyspace;
 pub(crate) mod keyspaces;
 pub(crate) mod snapshot;
 pub(crate) mod recovery;
+pub(crate) mod at_rest;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::WriteBatch;
-use crate::check::{VerifyReport, verify_at_rest};
+use crate::check::VerifyReport;
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::CompactionStrategy;
 use crate::compaction::filter::CompactionFilter;
@@ -54,10 +55,8 @@ use crate::db::recovery::OpenRequest;
 use crate::db::snapshot::Snapshot;
 use crate::error::Result;
 use crate::event::{EventListener, Listeners};
-use crate::file_name::FileKind;
-use crate::fs::{FileSystem, LockKind, StdFs};
+use crate::fs::{FileSystem, StdFs};
 use crate::options::{DbOptions, KeyspaceOptions, WriteOptions};
-use crate::repair::{RepairOptions, RepairReport, repair};
 use crate::spawn::{Spawn, StdSpawn};
 use crate::value::Value;
 
@@ -455,56 +454,6 @@ impl DbBuilder {
     ) -> Self {
         self.filters.insert(keyspace.into(), filter);
         self
-    }
-
-    /// Saves everything that is still readable of the damaged database in `dir`, in place or into another directory.
-    /// No original file is changed or removed. See [`repair`](crate::repair) for how, and `docs/operations.md` for what
-    /// to do before.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # esker::Db::open(dir.path())?.close()?;
-    /// # std::fs::remove_file(dir.path().join("CURRENT")).unwrap();
-    /// use esker::{Db, repair::RepairOptions};
-    ///
-    /// let report = Db::builder().repair(dir.path(), &RepairOptions::default())?;
-    /// for range in &report.lost_ranges {
-    ///     println!("may be missing or older: {range}");
-    /// }
-    /// assert!(report.is_lossless());
-    /// let db = Db::open(dir.path())?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// What kept it from being done, and nothing is changed then but for files that nothing names: `Io` (also of a
-    /// file that cannot be read: copy the directory with a tool for failing devices first), `Unsupported` for files of a
-    /// newer esker, `Locked`, `NotFound`, `InvalidArgument` if the directory to write to is not empty.
-    pub fn repair(self, dir: impl AsRef<Path>, options: &RepairOptions) -> Result<RepairReport> {
-        repair(&self.fs, &*self.clock, dir.as_ref(), options)
-    }
-
-    /// Reads every byte of every file of the database in `dir`, which must not be open for writing, and checks every
-    /// claim that one file makes of another. A database that cannot be opened for damage is verified like any other:
-    /// each damaged file is named. Nothing on disk changes.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # esker::Db::open(dir.path())?.close()?;
-    /// let report = esker::Db::builder().verify(dir.path())?;
-    /// for problem in &report.problems {
-    ///     eprintln!("{problem}"); // what, which file, which offset, what to do
-    /// }
-    /// assert!(report.is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// What kept it from going on: `NotFound`, `Locked`, `Io`, and `Unsupported` for files of a newer esker.
-    pub fn verify(self, dir: impl AsRef<Path>) -> Result<VerifyReport> {
-        let dir = dir.as_ref();
-        let _lock = self.fs.lock(&FileKind::Lock.path(dir), LockKind::Shared)?;
-        verify_at_rest(&self.fs, dir)
     }
 
     /// Opens the database in `dir`. See [`Db::open`] for errors.

@@ -3,28 +3,29 @@
 //! # What is done
 //! 1. Every file is read ([`check`](crate::check)). Nothing damaged: nothing is done.
 //! 2. The plan ([`plan`]) says what stays, what is salvaged, and which keys may be lost. It writes nothing.
-//! 3. New tables take what was salvaged of damaged ones, and what the log holds ([`build`]). Every original gets a second
-//!    name in `lost-N/`. Last, a new manifest describes the kept and the new tables, and `CURRENT` names it.
+//! 3. New tables take what was salvaged of damaged ones, and what the log holds ([`build`]). Every original gets a
+//!    second name in `lost-N/`. Last, a new manifest describes the kept and the new tables, and `CURRENT` names it.
 //!
 //! # Invariants
-//! * No original is changed, overwritten or removed. Until `CURRENT` is switched, which is one rename, the damaged state
-//!   is as it was but for files that nothing names; from then on the repaired state is there. After a crash anywhere,
-//!   repair may be run again.
+//! * No original is changed, overwritten or removed. Until `CURRENT` is switched, which is one rename, the damaged
+//!   state is as it was but for files that nothing names; from then on the repaired state is there. After a crash
+//!   anywhere, repair may be run again.
 //! * All originals have a name in `lost-N/`, durably, before `CURRENT` is switched: the next open removes from the
-//!   database's directory what nothing names. Segments of the log may be shared by a link, because none of them is part of
-//!   the repaired database, whose log begins anew: so none is overwritten.
+//!   database's directory what nothing names. Segments of the log may be shared by a link, because none of them is
+//!   part of the repaired database, whose log begins anew: so none is overwritten.
 //! * File and sequence numbers of the repaired database are above all that were seen.
 //! * Nothing is invented: an entry of the repaired database stood under a good checksum.
 //! * Where anything may be missing, the report names the keys.
 //!
 //! # With a manifest, and without
-//! With a readable manifest only the tables that it names count, each in its level: a table that left the tree could bring
-//! deleted data back. A damaged table is replaced, in its place, by what is left of it.
+//! With a readable manifest only the tables that it names count, each in its level: a table that left the tree could
+//! bring deleted data back. A damaged table is replaced, in its place, by what is left of it.
 //!
 //! Without one every table counts. Which of two tables is the newer cannot be told, but which of two versions can: by
-//! their sequence numbers. So tables whose keys meet are merged, and all of a keyspace becomes one run. Two things remain
-//! that cannot be known, and the report says so: a table that had left the tree, but not yet the disk, may hold versions
-//! whose tombstones are gone; and names and options of keyspaces, unless a readable piece of some manifest tells them.
+//! their sequence numbers. So tables whose keys meet are merged, and all of a keyspace becomes one run. Two things
+//! remain that cannot be known, and the report says so: a table that had left the tree, but not yet the disk, may
+//! hold versions whose tombstones are gone; and names and options of keyspaces, unless a readable piece of some
+//! manifest tells them.
 //!
 //! Errors of the device are errors, not damage: repair would lose what a second attempt, or a copy made by a tool for
 //! failing devices, may still read.
@@ -98,7 +99,8 @@ impl fmt::Display for LostRange {
     }
 }
 
-/// Writes that stood in the log and cannot be read any more, by sequence number. Which keys they were about is not known.
+/// Writes that stood in the log and cannot be read any more, by sequence number. Which keys they were about is not
+/// known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LostWrites {

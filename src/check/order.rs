@@ -1,7 +1,7 @@
 //! The order of levels: of two versions of a key, the newer one stands above.
 //!
-//! Metadata can show a breach only where two tables share a bound. Here all entries of a tree are walked in order, newest
-//! version of a key first, and the place of each is compared with that of the one before.
+//! Metadata can show a breach only where two tables share a bound. Here all entries of a tree are walked in order,
+//! newest version of a key first, and the place of each is compared with that of the one before.
 
 use std::path::Path;
 use std::sync::Arc;

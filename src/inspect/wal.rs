@@ -13,8 +13,8 @@ use crate::wal::segment::{HeaderState, RecordKind, SegmentHeader};
 /// Where a segment's header says its id.
 const SEGMENT_ID_AT: usize = 16;
 
-/// Shows the log segment at `path`. The bytes behind its last record, which are zero, unfinished, or left from the segment
-/// that the file was before, are not looked into.
+/// Shows the log segment at `path`. The bytes behind its last record, which are zero, unfinished, or left from the
+/// segment that the file was before, are not looked into.
 ///
 /// # Errors
 /// `Corruption` for a damaged header or record, after the items before it; `Unsupported` for a newer format; `Io`.

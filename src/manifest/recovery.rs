@@ -182,8 +182,8 @@ fn split_record(bytes: &[u8], offset: usize) -> Option<(&[u8], &[u8], u32)> {
     Some((&record[..4], payload, crc))
 }
 
-/// Hands every edit of the manifest with these bytes to `visit`, with the offset and the length of its record, up to the
-/// first record that is not whole, which is an error. The header was checked.
+/// Hands every edit of the manifest with these bytes to `visit`, with the offset and the length of its record, up to
+/// the first record that is not whole, which is an error. The header was checked.
 pub(crate) fn edits(
     bytes: &[u8],
     number: FileNumber,

@@ -13,15 +13,17 @@ use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
 use crate::error::{Error, Result};
 use crate::file_name::FileKind;
+use crate::filter::KeyProbe;
 use crate::flush::{FlushContext, flush};
 use crate::fs::{Access, FileSystem};
-use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::manifest::Manifest;
 use crate::manifest::state::{KeyspaceState, ManifestState};
+use crate::memtable::MemTable;
 use crate::repair::plan::{Damaged, Plan, TreePlan};
 use crate::repair::{RepairReport, Site};
 use crate::table::cursor::TableCursor;
-use crate::table::reader::TableReader;
+use crate::table::reader::{ReadStats, TableReader};
 use crate::table::salvage::salvage;
 use crate::table::writer::{TableWriter, TableWriterOptions};
 use crate::table::{Table, TableMeta};
@@ -223,6 +225,10 @@ impl Builder<'_> {
             let meta = self.rewrite(id, tree, damaged, damaged.place.0)?;
             tables.extend(meta.map(|meta| (damaged.place.0, damaged.place.1, meta)));
         }
+        if let Some(refound) = plan.log.refound.get(&id) {
+            let meta = self.write_refound(id, tree, refound, &tables)?;
+            tables.extend(meta.map(|meta| (0, RunId(meta.number.0), meta)));
+        }
         for meta in self.write_log(id, tree, plan)? {
             tables.push((0, RunId(meta.number.0), meta));
         }
@@ -333,6 +339,56 @@ impl Builder<'_> {
         Ok(metas)
     }
 
+    /// What the log holds of the keys that damaged tables lost, as a table above `tables`; but nothing that those
+    /// have in the same or a newer version. The log has no hole, so what it holds last of a key is the newest there
+    /// was.
+    fn write_refound(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        refound: &Arc<MemTable>,
+        tables: &[PlacedTable],
+    ) -> Result<Option<TableMeta>> {
+        let mut readers = Vec::new();
+        for (_, _, meta) in tables {
+            readers.push((meta, self.open(meta)?));
+        }
+        let mut writer: Option<TableWriter> = None;
+        let mut last_key: Option<Vec<u8>> = None;
+        let mut cursor = refound.cursor();
+        cursor.seek_to_first()?;
+        while cursor.valid() {
+            let (key, trailer) = (cursor.key(), cursor.trailer());
+            let is_newest = last_key.as_deref() != Some(key);
+            let mut is_missing = is_newest;
+            for (_, reader) in readers.iter().filter(|(meta, _)| is_newest && meta.covers(key)) {
+                let probe = KeyProbe::new(key_hash(key));
+                let found = reader.get(key, &probe, Trailer::NEWEST, &mut ReadStats::default())?;
+                is_missing &= found.is_none_or(|(found, _)| found.sequence() < trailer.sequence());
+            }
+            if is_missing {
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    None => {
+                        let mut fresh = self.writer(id, tree, 0)?;
+                        fresh.set_write_times(self.now_ms, self.now_ms);
+                        writer.insert(fresh)
+                    }
+                };
+                writer.add(key, trailer, cursor.value())?;
+            }
+            last_key = Some(key.to_vec());
+            cursor.next()?;
+        }
+        writer.map(TableWriter::finish).transpose()
+    }
+
+    /// Opens a kept or a new table.
+    fn open(&self, meta: &TableMeta) -> Result<TableReader> {
+        let place = if self.made.contains(&meta.number) { self.stage } else { self.dir };
+        TableReader::open(self.fs, place, meta, &read_context())
+    }
+
     /// Merges tables into new ones that hold of each key the newest version, or its tombstone.
     fn merge(
         &mut self,
@@ -345,9 +401,7 @@ impl Builder<'_> {
         newest_first.sort_by_key(|meta| Reverse(meta.number));
         let mut cursors = Vec::new();
         for meta in newest_first {
-            let place = if self.made.contains(&meta.number) { self.stage } else { self.dir };
-            let reader = TableReader::open(self.fs, place, meta, &read_context())?;
-            cursors.push(TableCursor::new(Arc::new(reader), Access::Sequential));
+            cursors.push(TableCursor::new(Arc::new(self.open(meta)?), Access::Sequential));
         }
         let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
         let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);

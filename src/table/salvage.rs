@@ -1,7 +1,7 @@
 //! Salvage: what can still be read of a damaged table.
 //!
-//! A reader refuses a table whose footer, filter, index or properties are damaged, and stops at a damaged block. Salvage
-//! believes each part by its own checksum: good blocks give their entries, whatever else is wrong.
+//! A reader refuses a table whose footer, filter, index or properties are damaged, and stops at a damaged block.
+//! Salvage believes each part by its own checksum: good blocks give their entries, whatever else is wrong.
 //!
 //! # How blocks are found
 //! * The index holds: it says where each block lies, and its separators say which keys a bad block may have held.

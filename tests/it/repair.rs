@@ -1,8 +1,9 @@
 //! Repair: every file of a database is damaged in every way that one change can be, and repaired.
 //!
-//! The oracle: the repaired database opens, and verification finds nothing. Every key outside the reported ranges has its
-//! value; one inside has a value that it once had, or none. `lost-1` holds the originals, byte for byte. A second repair
-//! has nothing to do. A crash or a failing operation anywhere leaves a state that can be repaired to the same content.
+//! The oracle: the repaired database opens, and verification finds nothing. Every key outside the reported ranges has
+//! its value; one inside has a value that it once had, or none. `lost-1` holds the originals, byte for byte. A second
+//! repair has nothing to do. A crash or a failing operation anywhere leaves a state that can be repaired to the same
+//! content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -406,6 +407,40 @@ fn a_lost_manifest_costs_no_entry() {
     let (report, lost) = check(&original, &fs, "no manifest");
     assert_eq!(lost, 0);
     assert!(report.is_lossless() && report.notes.len() >= 2, "{report:?}");
+}
+
+#[test]
+fn what_a_lost_table_held_comes_back_from_the_log() {
+    let fs = SimFs::new();
+    let db = open(&fs).unwrap();
+    for key in 0..100 {
+        db.put(format!("key {key:03}"), "old").unwrap();
+    }
+    db.flush().unwrap();
+    db.compact_range::<&[u8]>(..).unwrap();
+    // Another keyspace keeps the log alive.
+    let other = db.keyspace("other", keyspace()).unwrap();
+    other.put("k", "v").unwrap();
+    for key in 20..60 {
+        db.put(format!("key {key:03}"), "new").unwrap();
+    }
+    db.delete("key 030").unwrap();
+    let pause = db.pause_compactions();
+    db.default_keyspace().flush().unwrap();
+    let killed = fs.kill_clone();
+    let newest =
+        killed.list_dir(DIR).into_iter().filter(|name| name.ends_with("table")).max().unwrap();
+    damage(&killed, &newest, Damage::Missing);
+    let report = repair(&killed, &RepairOptions::default()).unwrap();
+    assert_eq!(report.lost_ranges.len(), 1);
+    let repaired = open(&killed).unwrap();
+    assert_eq!(
+        read_map(repaired.default_keyspace()).unwrap(),
+        read_map(db.default_keyspace()).unwrap()
+    );
+    assert!(repaired.verify().unwrap().is_ok());
+    repaired.compact_range::<&[u8]>(..).unwrap();
+    drop(pause);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Verification of a database at rest names the file of every damaged byte, whatever the byte belongs to.
 //!
-//! Which bytes belong to nothing stands in `docs/operations.md`: those behind the last record of a log segment. The test
-//! learns from `inspect` where that is.
+//! Which bytes belong to nothing stands in `docs/operations.md`: those behind the last record of a log segment. The
+//! test learns from `inspect` where that is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
