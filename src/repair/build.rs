@@ -117,8 +117,11 @@ fn make_empty(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf> {
 /// Makes the first `lost-N` that there is not yet.
 fn make_lost_dir(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<PathBuf> {
     let is_used = |name: &str| survey.entries.iter().any(|entry| entry.name == name);
-    let name = (1u64..).map(|number| format!("lost-{number}")).find(|name| !is_used(name));
-    let lost = dir.join(name.expect("a directory does not hold 2^64 names"));
+    let mut number = 1u64;
+    while is_used(&format!("lost-{number}")) {
+        number += 1;
+    }
+    let lost = dir.join(format!("lost-{number}"));
     fs.create_dir_all(&lost)?;
     Ok(lost)
 }
@@ -279,7 +282,14 @@ impl Builder<'_> {
         Ok(tables.into_iter().map(|meta| (REBUILT_LEVEL, run, meta)).collect())
     }
 
-    fn writer(&mut self, id: KeyspaceId, tree: &TreePlan, level: usize) -> Result<TableWriter> {
+    /// A new table whose entries were written between these times.
+    fn writer(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        level: usize,
+        (min_ms, max_ms): (u64, u64),
+    ) -> Result<TableWriter> {
         let number = self.new_number();
         let options = TableWriterOptions {
             number,
@@ -290,7 +300,9 @@ impl Builder<'_> {
             filter_bits: tree.options.filter_bits_at(level),
         };
         self.made.push(number);
-        TableWriter::create(self.fs, self.stage, options)
+        let mut writer = TableWriter::create(self.fs, self.stage, options)?;
+        writer.set_write_times(min_ms.min(max_ms), max_ms);
+        Ok(writer)
     }
 
     /// What is left of a damaged table, as a new one; `None` if that is nothing.
@@ -301,11 +313,10 @@ impl Builder<'_> {
         damaged: &Damaged,
         level: usize,
     ) -> Result<Option<TableMeta>> {
-        let mut writer = self.writer(id, tree, level)?;
         let told = damaged.known.as_ref().or(damaged.own.as_ref());
-        let (min_ms, max_ms) =
+        let times =
             told.map_or((self.now_ms, self.now_ms), |t| (t.write_time_min_ms, t.write_time_max_ms));
-        writer.set_write_times(min_ms.min(max_ms), max_ms);
+        let mut writer = self.writer(id, tree, level, times)?;
         let mut add = |key: &[u8], trailer: Trailer, value: &[u8]| writer.add(key, trailer, value);
         let found = salvage(self.fs, self.dir, damaged.number, damaged.known.as_ref(), &mut add)?;
         assert!(found.entry_count > 0, "the plan found entries in the same bytes");
@@ -367,15 +378,12 @@ impl Builder<'_> {
                 is_missing &= found.is_none_or(|(found, _)| found.sequence() < trailer.sequence());
             }
             if is_missing {
-                let writer = match &mut writer {
-                    Some(writer) => writer,
-                    None => {
-                        let mut fresh = self.writer(id, tree, 0)?;
-                        fresh.set_write_times(self.now_ms, self.now_ms);
-                        writer.insert(fresh)
-                    }
-                };
-                writer.add(key, trailer, cursor.value())?;
+                if writer.is_none() {
+                    writer = Some(self.writer(id, tree, 0, (self.now_ms, self.now_ms))?);
+                }
+                if let Some(writer) = &mut writer {
+                    writer.add(key, trailer, cursor.value())?;
+                }
             }
             last_key = Some(key.to_vec());
             cursor.next()?;
@@ -425,15 +433,12 @@ impl Builder<'_> {
                 if is_new && open.as_ref().is_some_and(is_full) {
                     finished.extend(open.take().map(TableWriter::finish).transpose()?);
                 }
-                let writer = match &mut open {
-                    Some(writer) => writer,
-                    None => {
-                        let mut writer = self.writer(id, tree, REBUILT_LEVEL)?;
-                        writer.set_write_times(min_ms.min(max_ms), max_ms);
-                        open.insert(writer)
-                    }
-                };
-                writer.add(key, trailer, value)?;
+                if open.is_none() {
+                    open = Some(self.writer(id, tree, REBUILT_LEVEL, (min_ms, max_ms))?);
+                }
+                if let Some(writer) = &mut open {
+                    writer.add(key, trailer, value)?;
+                }
             }
             last.0.clear();
             last.0.extend_from_slice(key);
