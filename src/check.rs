@@ -181,19 +181,16 @@ pub(crate) fn survey(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
         report: VerifyReport::default(),
     };
     survey.find_manifest(fs, dir)?;
-    match survey.manifest.take() {
-        Some(recovered) => {
-            survey.check_state(&recovered, dir);
-            survey.check_named_tables(fs, dir, &recovered.state)?;
-            survey.check_log(fs, dir, Some(&recovered.state))?;
-            survey.note_others(Some(&recovered));
-            survey.manifest = Some(recovered);
-        }
-        None => {
-            survey.check_all_tables(fs, dir)?;
-            survey.check_log(fs, dir, None)?;
-            survey.note_others(None);
-        }
+    if let Some(recovered) = survey.manifest.take() {
+        survey.check_state(&recovered, dir);
+        survey.check_named_tables(fs, dir, &recovered.state)?;
+        survey.check_log(fs, dir, Some(&recovered.state))?;
+        survey.note_others(Some(&recovered));
+        survey.manifest = Some(recovered);
+    } else {
+        survey.check_all_tables(fs, dir)?;
+        survey.check_log(fs, dir, None)?;
+        survey.note_others(None);
     }
     Ok(survey)
 }
@@ -363,12 +360,11 @@ impl Survey {
     /// Notes files that the database does not need.
     fn note_others(&mut self, recovered: Option<&Recovered>) {
         let first_segment = recovered.map_or(FileNumber(0), |found| found.state.wal_first_segment);
-        for entry in self.entries.clone() {
-            let what = match FileKind::parse(&entry.name).filter(|_| entry.is_file) {
-                None if entry.is_file => "is no file of esker's, and was left alone",
-                None | Some(FileKind::Current) => continue,
-                Some(FileKind::Lock) if entry.bytes == 0 => continue,
-                Some(FileKind::Lock) => "is not empty, and does not matter",
+        for entry in self.entries.clone().into_iter().filter(|entry| entry.is_file) {
+            let kind = FileKind::parse(&entry.name);
+            let what = match kind {
+                None => "is no file of esker's, and was left alone",
+                Some(FileKind::Lock) if entry.bytes > 0 => "is not empty, and does not matter",
                 Some(FileKind::CurrentTemporary) => "is what a crash left of a switch of manifests",
                 Some(FileKind::Manifest(number))
                     if recovered.is_some_and(|found| found.manifest_number != number) =>
@@ -447,11 +443,8 @@ fn check_segment(fs: &dyn FileSystem, dir: &Path, number: FileNumber) -> Result<
         HeaderState::Blank | HeaderState::Stale(_) => return Ok(()),
     };
     let mut offset = FIRST_RECORD_OFFSET;
-    loop {
-        match reader.step(offset)? {
-            Step::Record(record, _) => offset += record.record_len(),
-            Step::End | Step::Damaged(_) => break,
-        }
+    while let Step::Record(record, _) = reader.step(offset)? {
+        offset += record.record_len();
     }
     match reader.find(offset + 1, floor)? {
         Some(_) => {

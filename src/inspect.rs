@@ -1,9 +1,9 @@
 //! Looking into single files: what stands in a table, a log segment or a manifest, item by item.
 //!
-//! A file is decoded by itself, wherever it lies and whatever it is called: its number, which is under every checksum,
-//! is taken from its header. Items come in the order of the file, each with its offset; damage is an error after the
-//! items before it. Nothing is opened and nothing is changed, so this works on the files of a database that is open or
-//! damaged, and on copies.
+//! A file is decoded by itself, wherever it lies and whatever it is called: its number, which is under every
+//! checksum, is taken from its header. Items come in the order of the file, each with its offset; damage is an error
+//! after the items before it. Nothing is opened and nothing is changed, so this works on the files of a database that
+//! is open or damaged, and on copies.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;

@@ -107,9 +107,9 @@ pub enum Command {
     /// Make the database that --db names, which must not exist, of a backup
     Restore(RestoreArgs),
     /// Save what is readable of a damaged database, and say which keys may be lost
-    Repair(RepairArgs),
+    Repair(crate::verbs::salvage::RepairArgs),
     /// Decode a log segment, a manifest or a table, wherever it lies
-    Inspect(InspectArgs),
+    Inspect(crate::verbs::inspect::InspectArgs),
     /// List or drop keyspaces
     Keyspaces(KeyspacesArgs),
     /// Print every option with its default, range and meaning
@@ -259,39 +259,6 @@ pub struct CompactArgs {
     /// Write no faster than the option `compaction_rate` says, as automatic compactions do
     #[arg(long)]
     pub limited: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct RepairArgs {
-    /// Write the repaired database into this new directory, and leave the damaged one as it is
-    #[arg(long, value_name = "DIR")]
-    pub into: Option<PathBuf>,
-    /// Only say what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// Kinds of files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum InspectKind {
-    /// A log segment, NNNNNN.wal
-    Wal,
-    /// MANIFEST-NNNNNN
-    Manifest,
-    /// NNNNNN.table
-    Table,
-}
-
-#[derive(Args, Debug)]
-pub struct InspectArgs {
-    /// What the file is
-    #[arg(value_enum)]
-    pub kind: InspectKind,
-    /// The file
-    pub file: PathBuf,
-    /// Show every entry of a table
-    #[arg(long)]
-    pub entries: bool,
 }
 
 #[derive(Args, Debug)]

@@ -82,7 +82,8 @@ fn what_is_whole_has_no_problems() {
 
 #[test]
 fn every_false_claim_of_the_manifest_about_a_table_is_found() {
-    let claims: [(&str, fn(&mut TableMeta)); 15] = [
+    type Claim = (&'static str, fn(&mut TableMeta));
+    let claims: [Claim; 15] = [
         ("length", |meta| meta.file_bytes += 1),
         ("entries", |meta| meta.entry_count += 1),
         ("tombstones", |meta| meta.tombstone_count += 1),

@@ -13,15 +13,17 @@ use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
 use crate::error::{Error, Result};
 use crate::file_name::FileKind;
+use crate::filter::KeyProbe;
 use crate::flush::{FlushContext, flush};
 use crate::fs::{Access, FileSystem};
-use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::manifest::Manifest;
 use crate::manifest::state::{KeyspaceState, ManifestState};
+use crate::memtable::MemTable;
 use crate::repair::plan::{Damaged, Plan, TreePlan};
 use crate::repair::{RepairReport, Site};
 use crate::table::cursor::TableCursor;
-use crate::table::reader::TableReader;
+use crate::table::reader::{ReadStats, TableReader};
 use crate::table::salvage::salvage;
 use crate::table::writer::{TableWriter, TableWriterOptions};
 use crate::table::{Table, TableMeta};
@@ -115,8 +117,11 @@ fn make_empty(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf> {
 /// Makes the first `lost-N` that there is not yet.
 fn make_lost_dir(fs: &dyn FileSystem, dir: &Path, survey: &Survey) -> Result<PathBuf> {
     let is_used = |name: &str| survey.entries.iter().any(|entry| entry.name == name);
-    let name = (1u64..).map(|number| format!("lost-{number}")).find(|name| !is_used(name));
-    let lost = dir.join(name.expect("a directory does not hold 2^64 names"));
+    let mut number = 1u64;
+    while is_used(&format!("lost-{number}")) {
+        number += 1;
+    }
+    let lost = dir.join(format!("lost-{number}"));
     fs.create_dir_all(&lost)?;
     Ok(lost)
 }
@@ -223,6 +228,10 @@ impl Builder<'_> {
             let meta = self.rewrite(id, tree, damaged, damaged.place.0)?;
             tables.extend(meta.map(|meta| (damaged.place.0, damaged.place.1, meta)));
         }
+        if let Some(refound) = plan.log.refound.get(&id) {
+            let meta = self.write_refound(id, tree, refound, &tables)?;
+            tables.extend(meta.map(|meta| (0, RunId(meta.number.0), meta)));
+        }
         for meta in self.write_log(id, tree, plan)? {
             tables.push((0, RunId(meta.number.0), meta));
         }
@@ -273,7 +282,14 @@ impl Builder<'_> {
         Ok(tables.into_iter().map(|meta| (REBUILT_LEVEL, run, meta)).collect())
     }
 
-    fn writer(&mut self, id: KeyspaceId, tree: &TreePlan, level: usize) -> Result<TableWriter> {
+    /// A new table whose entries were written between these times.
+    fn writer(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        level: usize,
+        (min_ms, max_ms): (u64, u64),
+    ) -> Result<TableWriter> {
         let number = self.new_number();
         let options = TableWriterOptions {
             number,
@@ -284,7 +300,9 @@ impl Builder<'_> {
             filter_bits: tree.options.filter_bits_at(level),
         };
         self.made.push(number);
-        TableWriter::create(self.fs, self.stage, options)
+        let mut writer = TableWriter::create(self.fs, self.stage, options)?;
+        writer.set_write_times(min_ms.min(max_ms), max_ms);
+        Ok(writer)
     }
 
     /// What is left of a damaged table, as a new one; `None` if that is nothing.
@@ -295,11 +313,10 @@ impl Builder<'_> {
         damaged: &Damaged,
         level: usize,
     ) -> Result<Option<TableMeta>> {
-        let mut writer = self.writer(id, tree, level)?;
         let told = damaged.known.as_ref().or(damaged.own.as_ref());
-        let (min_ms, max_ms) =
+        let times =
             told.map_or((self.now_ms, self.now_ms), |t| (t.write_time_min_ms, t.write_time_max_ms));
-        writer.set_write_times(min_ms.min(max_ms), max_ms);
+        let mut writer = self.writer(id, tree, level, times)?;
         let mut add = |key: &[u8], trailer: Trailer, value: &[u8]| writer.add(key, trailer, value);
         let found = salvage(self.fs, self.dir, damaged.number, damaged.known.as_ref(), &mut add)?;
         assert!(found.entry_count > 0, "the plan found entries in the same bytes");
@@ -333,6 +350,53 @@ impl Builder<'_> {
         Ok(metas)
     }
 
+    /// What the log holds of the keys that damaged tables lost, as a table above `tables`; but nothing that those
+    /// have in the same or a newer version. The log has no hole, so what it holds last of a key is the newest there
+    /// was.
+    fn write_refound(
+        &mut self,
+        id: KeyspaceId,
+        tree: &TreePlan,
+        refound: &Arc<MemTable>,
+        tables: &[PlacedTable],
+    ) -> Result<Option<TableMeta>> {
+        let mut readers = Vec::new();
+        for (_, _, meta) in tables {
+            readers.push((meta, self.open(meta)?));
+        }
+        let mut writer: Option<TableWriter> = None;
+        let mut last_key: Option<Vec<u8>> = None;
+        let mut cursor = refound.cursor();
+        cursor.seek_to_first()?;
+        while cursor.valid() {
+            let (key, trailer) = (cursor.key(), cursor.trailer());
+            let is_newest = last_key.as_deref() != Some(key);
+            let mut is_missing = is_newest;
+            for (_, reader) in readers.iter().filter(|(meta, _)| is_newest && meta.covers(key)) {
+                let probe = KeyProbe::new(key_hash(key));
+                let found = reader.get(key, &probe, Trailer::NEWEST, &mut ReadStats::default())?;
+                is_missing &= found.is_none_or(|(found, _)| found.sequence() < trailer.sequence());
+            }
+            if is_missing {
+                if writer.is_none() {
+                    writer = Some(self.writer(id, tree, 0, (self.now_ms, self.now_ms))?);
+                }
+                if let Some(writer) = &mut writer {
+                    writer.add(key, trailer, cursor.value())?;
+                }
+            }
+            last_key = Some(key.to_vec());
+            cursor.next()?;
+        }
+        writer.map(TableWriter::finish).transpose()
+    }
+
+    /// Opens a kept or a new table.
+    fn open(&self, meta: &TableMeta) -> Result<TableReader> {
+        let place = if self.made.contains(&meta.number) { self.stage } else { self.dir };
+        TableReader::open(self.fs, place, meta, &read_context())
+    }
+
     /// Merges tables into new ones that hold of each key the newest version, or its tombstone.
     fn merge(
         &mut self,
@@ -345,9 +409,7 @@ impl Builder<'_> {
         newest_first.sort_by_key(|meta| Reverse(meta.number));
         let mut cursors = Vec::new();
         for meta in newest_first {
-            let place = if self.made.contains(&meta.number) { self.stage } else { self.dir };
-            let reader = TableReader::open(self.fs, place, meta, &read_context())?;
-            cursors.push(TableCursor::new(Arc::new(reader), Access::Sequential));
+            cursors.push(TableCursor::new(Arc::new(self.open(meta)?), Access::Sequential));
         }
         let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
         let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
@@ -371,15 +433,12 @@ impl Builder<'_> {
                 if is_new && open.as_ref().is_some_and(is_full) {
                     finished.extend(open.take().map(TableWriter::finish).transpose()?);
                 }
-                let writer = match &mut open {
-                    Some(writer) => writer,
-                    None => {
-                        let mut writer = self.writer(id, tree, REBUILT_LEVEL)?;
-                        writer.set_write_times(min_ms.min(max_ms), max_ms);
-                        open.insert(writer)
-                    }
-                };
-                writer.add(key, trailer, value)?;
+                if open.is_none() {
+                    open = Some(self.writer(id, tree, REBUILT_LEVEL, (min_ms, max_ms))?);
+                }
+                if let Some(writer) = &mut open {
+                    writer.add(key, trailer, value)?;
+                }
             }
             last.0.clear();
             last.0.extend_from_slice(key);

@@ -11,15 +11,17 @@ use crate::fs::FileSystem;
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::memtable::MemTable;
 use crate::options::RecoveryMode;
-use crate::repair::LostWrites;
+use crate::repair::{LostRange, LostWrites};
 use crate::wal::replay::{WalRecord, replay};
 use crate::wal::segment::RecordKind;
 
 /// What becomes of the operations on a keyspace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    /// Up to here the tables have everything.
+    /// Up to here the tables have everything, or had.
     pub(super) flushed: SequenceNumber,
+    /// The keys that the tables may not have any more.
+    pub(super) lost: Vec<LostRange>,
     /// Bytes at which a memtable is full.
     pub(super) memtable_bytes: u64,
 }
@@ -29,6 +31,8 @@ pub(super) struct Wanted {
 pub(super) struct LogContent {
     /// Of each keyspace, oldest first.
     pub(super) memtables: BTreeMap<KeyspaceId, Vec<Arc<MemTable>>>,
+    /// What damaged tables should hold, and the log does still.
+    pub(super) refound: BTreeMap<KeyspaceId, Arc<MemTable>>,
     pub(super) lost: Vec<LostWrites>,
     /// Entries that went into memtables.
     pub(super) entry_count: u64,
@@ -42,7 +46,7 @@ pub(super) fn read_log(
     dir: &Path,
     survey: &Survey,
     now_ms: u64,
-    wanted: &dyn Fn(KeyspaceId) -> Option<Wanted>,
+    wanted: &mut dyn FnMut(KeyspaceId) -> Option<Wanted>,
 ) -> Result<LogContent> {
     let is_whole = survey.log.is_ok();
     let mode = if is_whole { RecoveryMode::PointInTime } else { RecoveryMode::Salvage };
@@ -52,6 +56,7 @@ pub(super) fn read_log(
         let flushed = state.keyspaces.values().map(|keyspace| keyspace.flushed_sequence.0);
         flushed.min().unwrap_or(0) + 1
     });
+    let mut known: BTreeMap<KeyspaceId, Option<Wanted>> = BTreeMap::new();
     let mut visit = |record: &WalRecord<'_>| {
         let first = record.first_sequence.0;
         let is_readable = check_record(record, None, dir);
@@ -67,7 +72,10 @@ pub(super) fn read_log(
             content.lose(first, Some(record.last_sequence().0));
             return Ok(());
         }
-        content.take(record, now_ms, wanted)
+        for operation in operations(record.payload).flatten() {
+            known.entry(operation.keyspace).or_insert_with(|| wanted(operation.keyspace));
+        }
+        content.take(record, now_ms, &known)
     };
     let replayed = replay(fs, dir, log_options(survey, state, mode), &mut visit)?;
     if is_whole {
@@ -91,25 +99,35 @@ impl LogContent {
         &mut self,
         record: &WalRecord<'_>,
         now_ms: u64,
-        wanted: &dyn Fn(KeyspaceId) -> Option<Wanted>,
+        wanted: &BTreeMap<KeyspaceId, Option<Wanted>>,
     ) -> Result<()> {
         if record.kind != RecordKind::Batch {
             return Ok(());
         }
         for (sequence, operation) in (record.first_sequence.0..).zip(operations(record.payload)) {
             let operation = operation?;
-            let Some(wanted) = wanted(operation.keyspace) else { continue };
-            if sequence <= wanted.flushed.0 {
+            let Some(Some(wanted)) = wanted.get(&operation.keyspace) else { continue };
+            let is_flushed = sequence <= wanted.flushed.0;
+            if is_flushed && !wanted.lost.iter().any(|range| range.contains(operation.key)) {
                 continue;
             }
-            let memtables = self.memtables.entry(operation.keyspace).or_default();
-            if memtables.last().is_none_or(|last| last.bytes() >= wanted.memtable_bytes) {
-                memtables.push(MemTable::new(wanted.memtable_bytes, None));
-            }
-            let memtable = &memtables[memtables.len() - 1];
+            let fresh = || MemTable::new(wanted.memtable_bytes, None);
+            let memtable = if is_flushed {
+                self.refound.entry(operation.keyspace).or_insert_with(fresh)
+            } else {
+                let memtables = self.memtables.entry(operation.keyspace).or_default();
+                if memtables.last().is_none_or(|last| last.bytes() >= wanted.memtable_bytes) {
+                    memtables.push(fresh());
+                }
+                let last = memtables.len() - 1;
+                &mut memtables[last]
+            };
             memtable.note_write_time(now_ms);
             let trailer = Trailer::new(SequenceNumber(sequence), operation.kind);
             memtable.insert(operation.key, trailer, operation.value, key_hash(operation.key));
+            if is_flushed {
+                continue;
+            }
             self.entry_count += 1;
         }
         Ok(())

@@ -143,10 +143,15 @@ impl Planner<'_> {
             }
             trees.insert(id, tree);
         }
-        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &|id| {
+        // A log with holes may lack the newest version of a key that it holds.
+        let lost =
+            if self.survey.log.is_ok() { self.report.lost_ranges.clone() } else { Vec::new() };
+        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &mut |id| {
             let keyspace = state.keyspaces.get(&id)?;
             let memtable_bytes = trees[&id].options.memtable_bytes;
-            Some(Wanted { flushed: keyspace.flushed_sequence, memtable_bytes })
+            let lost = lost.iter().filter(|range| range.keyspace == keyspace.name).cloned();
+            let flushed = keyspace.flushed_sequence;
+            Some(Wanted { flushed, lost: lost.collect(), memtable_bytes })
         })?;
         self.note_log(&log, trees.values().map(|tree| tree.name.as_str()));
         let next_keyspace_id = state.next_keyspace_id;
@@ -247,12 +252,13 @@ impl Planner<'_> {
             }
         }
         self.lose_missing(&pieces, &trees);
-        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &|id| {
+        let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &mut |id| {
             let is_dropped = pieces.dropped.contains(&id);
             let options =
                 trees.get(&id).map_or_else(KeyspaceOptions::default, |t| t.options.clone());
             let flushed = SequenceNumber::ZERO;
-            (!is_dropped).then_some(Wanted { flushed, memtable_bytes: options.memtable_bytes })
+            let memtable_bytes = options.memtable_bytes;
+            (!is_dropped).then_some(Wanted { flushed, lost: Vec::new(), memtable_bytes })
         })?;
         for &id in log.memtables.keys() {
             trees.entry(id).or_insert_with(|| nameless(id));

@@ -410,6 +410,40 @@ fn a_lost_manifest_costs_no_entry() {
 }
 
 #[test]
+fn what_a_lost_table_held_comes_back_from_the_log() {
+    let fs = SimFs::new();
+    let db = open(&fs).unwrap();
+    for key in 0..100 {
+        db.put(format!("key {key:03}"), "old").unwrap();
+    }
+    db.flush().unwrap();
+    db.compact_range::<&[u8]>(..).unwrap();
+    // Another keyspace keeps the log alive.
+    let other = db.keyspace("other", keyspace()).unwrap();
+    other.put("k", "v").unwrap();
+    for key in 20..60 {
+        db.put(format!("key {key:03}"), "new").unwrap();
+    }
+    db.delete("key 030").unwrap();
+    let pause = db.pause_compactions();
+    db.default_keyspace().flush().unwrap();
+    let killed = fs.kill_clone();
+    let newest =
+        killed.list_dir(DIR).into_iter().filter(|name| name.ends_with("table")).max().unwrap();
+    damage(&killed, &newest, Damage::Missing);
+    let report = repair(&killed, &RepairOptions::default()).unwrap();
+    assert_eq!(report.lost_ranges.len(), 1);
+    let repaired = open(&killed).unwrap();
+    assert_eq!(
+        read_map(repaired.default_keyspace()).unwrap(),
+        read_map(db.default_keyspace()).unwrap()
+    );
+    assert!(repaired.verify().unwrap().is_ok());
+    repaired.compact_range::<&[u8]>(..).unwrap();
+    drop(pause);
+}
+
+#[test]
 fn a_whole_database_is_left_alone() {
     let original = build(trust::seed());
     let fs = original.fs.kill_clone();

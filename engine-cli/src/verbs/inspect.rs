@@ -1,12 +1,38 @@
 //! `inspect`: what stands in one file, an item a line.
 
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
 use esker::fs::StdFs;
 use esker::inspect::{self, Field, InspectOptions, Item};
 use serde_json::{Map, Value};
 
-use crate::args::{InspectArgs, InspectKind};
 use crate::error::Failure;
 use crate::output::Out;
+
+/// Kinds of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectKind {
+    /// A log segment, NNNNNN.wal
+    Wal,
+    /// MANIFEST-NNNNNN
+    Manifest,
+    /// NNNNNN.table
+    Table,
+}
+
+/// The arguments of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// What the file is
+    #[arg(value_enum)]
+    pub kind: InspectKind,
+    /// The file
+    pub file: PathBuf,
+    /// Show every entry of a table
+    #[arg(long)]
+    pub entries: bool,
+}
 
 /// `inspect wal|manifest|table FILE [--entries]`.
 pub fn inspect(args: &InspectArgs, out: &mut Out) -> Result<(), Failure> {

@@ -2,16 +2,28 @@
 //!
 //! Neither opens the database, so both work on one that cannot be opened. A finding is one line, `path:offset: what`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use esker::Db;
 use esker::repair::{LostRange, LostWrites, RepairOptions, RepairReport};
 use serde::Serialize;
 
-use crate::args::{Global, RepairArgs};
+use crate::args::Global;
 use crate::database::{self, Overrides};
 use crate::error::Failure;
 use crate::output::{self, Out};
+
+/// The flags of `repair`.
+#[derive(Args, Debug)]
+pub struct RepairArgs {
+    /// Write the repaired database into this new directory, and leave the damaged one as it is
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
 
 /// What `verify` read.
 #[derive(Serialize)]
@@ -127,7 +139,7 @@ struct Writes {
 
 impl Repaired {
     fn of(report: &RepairReport, dry_run: bool, out: &Out) -> Self {
-        let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| show(path));
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| show(path));
         let range = |range: &LostRange| Range {
             keyspace: range.keyspace.clone(),
             from: range.from.as_deref().map(|key| out.encoding.show(key)),
