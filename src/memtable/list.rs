@@ -64,6 +64,8 @@ pub(super) struct LeafList {
     /// A leaf with so many entries is full.
     fill: usize,
     turn: Turn,
+    #[cfg(esker_loom)]
+    index_order: AtomicPtr<()>,
 }
 
 /// What writers write, away from what readers look at.
@@ -125,6 +127,8 @@ impl LeafList {
             first: AtomicPtr::new(ptr::null_mut()),
             fill,
             turn: Turn { lock: Mutex::new(()), finger: AtomicPtr::new(ptr::null_mut()) },
+            #[cfg(esker_loom)]
+            index_order: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
@@ -158,6 +162,7 @@ impl LeafList {
         self.turn.finger.store(ptr::from_ref(finger).cast_mut(), Ordering::Release);
         count(grown_bytes + NODE_BYTES as u64);
         drop(turn);
+        self.order_index();
         // The reference count in the entry that we get is looked at only by removal; there is none,
         // so it need not be given back.
         self.index.get_or_insert(low, LeafHandle::of(new), unprotected());
@@ -198,10 +203,21 @@ impl LeafList {
         piece.start
     }
 
+    /// Says to `loom`, which does not see into the skiplist, what its Release and Acquire order: who finds a leaf there
+    /// sees it whole. Called before an insert and after a search.
+    #[inline]
+    #[cfg_attr(not(esker_loom), expect(clippy::unused_self, reason = "only loom has to be told"))]
+    fn order_index(&self) {
+        #[cfg(esker_loom)]
+        self.index_order.swap(ptr::null_mut(), Ordering::AcqRel);
+    }
+
     /// A leaf that owns the last key within `bound`, or did before a split.
     #[inline]
     fn leaf_below(&self, bound: Bound<&MemKey>) -> Option<&Leaf> {
-        match self.index.upper_bound(bound, unprotected()) {
+        let entry = self.index.upper_bound(bound, unprotected());
+        self.order_index();
+        match entry {
             // SAFETY: our handle.
             Some(entry) => Some(unsafe { entry.value().leaf() }),
             None => self.first(),
@@ -239,6 +255,7 @@ impl LeafList {
     /// The last entry.
     pub(super) fn back(&self) -> Option<Place<'_>> {
         let last = self.index.back(unprotected());
+        self.order_index();
         // SAFETY: our handle.
         let leaf = last.map(|entry| unsafe { entry.value().leaf() });
         last_from(leaf.or_else(|| self.first())?, |_| true)

@@ -17,9 +17,13 @@ fn key(index: u64) -> Vec<u8> {
     format!("key {index}").into_bytes()
 }
 
-/// The entry that is inserted as number `sequence`: some order that is neither up nor down.
+/// The keys in the order of their writes. The fourth splits the leaf of the first three: it goes to the right with the
+/// second and third, and the fifth takes a slot that they have left.
+const KEYS: [u64; 12] = [10, 20, 30, 25, 15, 12, 28, 17, 11, 22, 35, 27];
+
+/// The entry that is inserted as number `sequence`, counted from 1.
 fn entry(sequence: u64) -> (Vec<u8>, Trailer, Vec<u8>) {
-    (key(sequence * 5 % 17), put(sequence), sequence.to_le_bytes().to_vec())
+    (key(KEYS[sequence as usize - 1]), put(sequence), sequence.to_le_bytes().to_vec())
 }
 
 /// Inserts number `sequence` as the write path does: takes a place in the commit queue, inserts, becomes visible.
