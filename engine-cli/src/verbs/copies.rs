@@ -99,6 +99,7 @@ pub fn backups(args: &BackupsArgs, out: &mut Out) -> Result<(), Failure> {
     }
 }
 
+#[expect(clippy::struct_field_names, reason = "the names are the fields of the JSON answer")]
 #[derive(Serialize)]
 struct Removed {
     id: u64,

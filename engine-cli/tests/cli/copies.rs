@@ -140,10 +140,9 @@ fn what_cannot_be_restored_or_removed_says_why() {
     alone(&["restore", &backups]).fails(2, &["--db"]);
 
     // Damage: named, with exit code 3, and nothing is made of it.
-    let files =
+    let mut files =
         std::fs::read_dir(place.file("backups")).unwrap().map(|entry| entry.unwrap().path());
-    let table =
-        files.filter(|path| path.extension().is_some_and(|end| end == "table")).next().unwrap();
+    let table = files.find(|path| path.extension().is_some_and(|end| end == "table")).unwrap();
     let mut bytes = std::fs::read(&table).unwrap();
     bytes[30] ^= 1;
     std::fs::write(&table, bytes).unwrap();

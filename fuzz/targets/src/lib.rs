@@ -9,8 +9,6 @@
 //! part, and puts it together again with lengths, places and checksums that fit; sometimes it leaves them wrong.
 //! `seeds` is where the inputs come from that a search begins with: files that the engine itself wrote.
 
-#![expect(clippy::missing_panics_doc, reason = "panicking is what targets are for")]
-
 mod db_directory;
 mod files;
 pub mod layout;

@@ -93,13 +93,12 @@ fn try_mutations(target: &Target, count: u64) -> u64 {
             let mut change = |bytes: &mut Vec<u8>, max| change_bytes(bytes, max, &mut inner);
             mutate(target.format, &mut input, target.input_bytes_max, &mut random, &mut change);
         }
-        match catch_unwind(|| (target.run)(&input)) {
-            Ok(is_whole) => whole += u64::from(is_whole),
-            Err(_) => {
-                trust::report(&format!("fuzz smoke: {}", target.name), number + 1, 1, &[]);
-                let path = keep(target, number, &input);
-                panic!("{}: mutation {number} of seed {name} fails: {path}", target.name);
-            }
+        if let Ok(is_whole) = catch_unwind(|| (target.run)(&input)) {
+            whole += u64::from(is_whole);
+        } else {
+            trust::report(&format!("fuzz smoke: {}", target.name), number + 1, 1, &[]);
+            let path = keep(target, number, &input);
+            panic!("{}: mutation {number} of seed {name} fails: {path}", target.name);
         }
     }
     whole
