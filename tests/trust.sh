@@ -14,7 +14,7 @@ if [ $# -gt 0 ] && { [ "$1" = ci ] || [ "$1" = full ]; }; then
     size=$1
     shift
 fi
-suites=(crash faults damage model kernel schedules)
+suites=(crash faults damage model copies repair kernel schedules smoke)
 if [ "$size" = full ]; then
     suites+=(fuzz seeded-bugs)
 fi
@@ -40,13 +40,16 @@ run() {
     crash) it crash:: slices:: ;;
     faults) it faults:: fsync:: ;;
     damage) it damage:: ;;
-    model) it model:: metamorphic:: history:: ;;
+    model) it model:: metamorphic:: history:: ingest:: ;;
+    copies) it checkpoint:: backup:: ;;
+    repair) it repair:: verify:: ;;
     kernel) cargo test --locked --quiet --profile trust -p engine-cli --test kernel -- --nocapture ;;
     schedules) tests/schedules.sh ;;
+    smoke) cargo test --locked --quiet --profile trust -p esker-fuzz-targets ;;
     fuzz) fuzz/run.sh ;;
     seeded-bugs) tests/seeded_bugs.sh ;;
     *)
-        echo "no suite $1: say one of crash faults damage model kernel schedules fuzz seeded-bugs" >&2
+        echo "no suite $1: say one of crash faults damage model copies repair kernel schedules smoke fuzz seeded-bugs" >&2
         exit 2
         ;;
     esac
