@@ -362,3 +362,13 @@ impl fmt::Debug for Db {
         f.debug_struct("Db").field("path", &self.path()).finish_non_exhaustive()
     }
 }
+
+impl DbBuilder {
+    /// Opens the database in `dir`. See [`Db::open`] for errors.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
+        let handle = self.open_handle(dir.as_ref())?;
+        let core = Arc::clone(&handle.inner.default_keyspace);
+        let default = Keyspace { handle: Arc::clone(&handle), core };
+        Ok(Db { handle, default })
+    }
+}

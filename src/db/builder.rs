@@ -9,8 +9,7 @@ use crate::check::{VerifyReport, verify_at_rest};
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::CompactionStrategy;
 use crate::compaction::filter::CompactionFilter;
-use crate::db::Db;
-use crate::db::keyspace::Keyspace;
+use crate::db::handle::Handle;
 use crate::db::recovery::{self, OpenRequest};
 use crate::error::Result;
 use crate::event::{EventListener, Listeners};
@@ -176,10 +175,10 @@ impl DbBuilder {
         verify_at_rest(&self.fs, dir)
     }
 
-    /// Opens the database in `dir`. See [`Db::open`] for errors.
-    pub fn open(self, dir: impl AsRef<Path>) -> Result<Db> {
-        let request = OpenRequest {
-            dir: dir.as_ref().to_path_buf(),
+    /// Opens the database in `dir`, as a handle that keeps it open.
+    pub(super) fn open_handle(self, dir: &Path) -> Result<Arc<Handle>> {
+        recovery::open(OpenRequest {
+            dir: dir.to_path_buf(),
             options: self.options,
             default_keyspace: self.default_keyspace,
             fs: self.fs,
@@ -188,10 +187,6 @@ impl DbBuilder {
             strategies: self.strategies,
             listeners: Listeners::new(self.listeners.0).into(),
             filters: self.filters,
-        };
-        let handle = recovery::open(request)?;
-        let core = Arc::clone(&handle.inner.default_keyspace);
-        let default = Keyspace { handle: Arc::clone(&handle), core };
-        Ok(Db { handle, default })
+        })
     }
 }

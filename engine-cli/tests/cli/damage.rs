@@ -52,7 +52,8 @@ fn repair_keeps_what_is_readable_and_the_originals() {
     assert_eq!(fs::read(place.db().join("lost-1").join(name)).unwrap(), damaged);
     place.run("verify").ok();
     let kept: usize = place.run("scan --count").ok().text().trim().parse().unwrap();
-    assert!(kept > 1000 && kept < 2001, "{kept}");
+    // What the log still has comes back too.
+    assert!(kept > 1000 && kept <= 2001, "{kept}");
     assert_eq!(place.run("get late").ok().text(), "1\n");
     assert!(place.run("repair").ok().text().contains("nothing is damaged"));
 }
