@@ -255,6 +255,11 @@ fn split_table(input: &[u8]) -> Option<Layout> {
     Some(Layout { head, records, tail: Vec::new() })
 }
 
+/// The version behind the magic of a table's header.
+fn layout_version(head: &[u8]) -> [u8; 4] {
+    head[8..12].try_into().expect("the header was made as long as it must be")
+}
+
 fn join_table(layout: &Layout) -> Vec<u8> {
     let mut out = layout.head.clone();
     out.resize(TABLE_HEADER_LEN, 0);
@@ -275,7 +280,7 @@ fn join_table(layout: &Layout) -> Vec<u8> {
     }
     footer.extend_from_slice(&number.to_le_bytes());
     // Version and magic, as they stand in the header too.
-    let end = [&1u32.to_le_bytes()[..], b"eskertab"].concat();
+    let end = [&layout_version(&out)[..], b"eskertab"].concat();
     let crc = checksum(number, out.len(), &[&footer, &end]);
     out.extend_from_slice(&footer);
     out.extend_from_slice(&crc.to_le_bytes());
