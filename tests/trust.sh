@@ -4,7 +4,7 @@
 #   tests/trust.sh [ci|full] [SUITE...]
 #
 # runs the named suites, or all but the long `fuzz` and `seeded-bugs` at size ci (a few minutes) and all at size full (some hours).
-# Writes one line of JSON for each figure to target/trust/SIZE.jsonl and prints them as a table. Any failure ends it
+# Writes one line of JSON for each figure to target/trust/SIZE.jsonl, anew, and prints them as a table. Any failure ends it
 # with another code than 0. ESKER_TRUST_SEED=N moves all random choices. What the suites do: docs/testing.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -55,6 +55,20 @@ run() {
     esac
 }
 
+# field NAME: the value of a field in each line of the report.
+field() {
+    sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" "$report"
+}
+
+# The report as rows of the table in docs/testing.md.
+table() {
+    echo "| suite | cases | failures | seed | suite, s | commit |"
+    echo "|---|---|---|---|---|---|"
+    paste -d '|' <(field suite) <(field cases) <(field failures) <(field seed) <(field suite_seconds) \
+        <(field commit) | sed 's/|/ | /g; s/^/| /; s/$/ |/'
+}
+
+: >"$report"
 for suite in "${suites[@]}"; do
     echo "== $suite, size $size, seed ${ESKER_TRUST_SEED:-0}"
     : >"$lines"
@@ -70,3 +84,4 @@ for suite in "${suites[@]}"; do
     fi
     echo "== $suite: ok, $seconds s"
 done
+table

@@ -308,9 +308,10 @@ impl Content {
                 Changed::Bytes { offset, bytes } if at == last => {
                     let kept_bytes = kept_bytes as usize % bytes.len().max(1);
                     image.write(*offset, &bytes[..kept_bytes]);
-                    if rest == TornRest::Zeros {
-                        let lost = vec![0; bytes.len() - kept_bytes];
-                        image.write(*offset + kept_bytes as u64, &lost);
+                    let end = *offset + bytes.len() as u64;
+                    let lost_from = (*offset + kept_bytes as u64).max(self.durable.bytes);
+                    if rest == TornRest::Zeros && lost_from < end {
+                        image.write(lost_from, &vec![0; (end - lost_from) as usize]);
                     }
                 }
                 _ => change.apply(&mut image),

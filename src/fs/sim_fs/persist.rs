@@ -50,6 +50,7 @@ pub enum Persist {
 pub enum TornRest {
     /// What was there before; a file that was to grow ends at the tear.
     Old,
-    /// Zeros: the length reached the disk before the bytes did.
+    /// Zeros where the file was to grow: the length reached the disk before the bytes did. What was there before is
+    /// there still.
     Zeros,
 }

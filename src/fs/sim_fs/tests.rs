@@ -401,7 +401,7 @@ fn a_torn_write_ends_in_old_bytes_or_in_zeros() {
         ["000001.wal", "a"].map(|name| crashed.read_file(path(name)).unwrap())
     };
     assert_eq!(torn(3, TornRest::Old), [b"1234ld\0\0".to_vec(), b"firstlas".to_vec()]);
-    assert_eq!(torn(1, TornRest::Zeros), [b"12\0\0\0d\0\0".to_vec(), b"firstl\0\0\0".to_vec()]);
+    assert_eq!(torn(1, TornRest::Zeros), [b"12dold\0\0".to_vec(), b"firstl\0\0\0".to_vec()]);
     assert_eq!(torn(4, TornRest::Old), torn(0, TornRest::Old));
     log.sync_data().unwrap();
     assert_eq!(torn(3, TornRest::Zeros)[0], b"12345d\0\0");

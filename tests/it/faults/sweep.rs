@@ -455,7 +455,9 @@ impl<'a> Run<'a> {
         if strikes.is_empty() {
             // A full disk refuses in the middle of an operation; the trace shows it as begun.
             let (verb, file) = ("write".to_owned(), "on a full disk".to_owned());
-            let is_harmless = words[from..].iter().any(|line| line[1] == "allocate");
+            let seals = |at: usize| words[at][1] == "write" && seals_manifest(&words, at);
+            let is_harmless = words[from..].iter().any(|line| line[1] == "allocate")
+                || (from..words.len()).any(seals);
             strikes.push(Strike { verb, file, is_harmless });
         }
         strikes
