@@ -101,7 +101,8 @@ impl Db {
         &self.handle.inner.dir
     }
 
-    /// Writes `value` under `key`, with the database's default durability ([`DbOptions::durability`]).
+    /// Writes `value` under `key`, with the database's default durability
+    /// ([`DbOptions::durability`](crate::DbOptions::durability)).
     ///
     /// # Errors
     /// `InvalidArgument` if the key or value is too long; nothing was written then. `Poisoned` after an earlier failure

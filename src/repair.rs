@@ -1,9 +1,9 @@
 //! Repair: everything that is still readable of a damaged database, as a database again.
 //!
 //! # What is done
-//! 1. Every file is read ([`check`](crate::check)). Nothing damaged: nothing is done.
-//! 2. The plan ([`plan`]) says what stays, what is salvaged, and which keys may be lost. It writes nothing.
-//! 3. New tables take what was salvaged of damaged ones, and what the log holds ([`build`]). Every original gets a
+//! 1. Every file is read (`check`). Nothing damaged: nothing is done.
+//! 2. The plan (`plan`) says what stays, what is salvaged, and which keys may be lost. It writes nothing.
+//! 3. New tables take what was salvaged of damaged ones, and what the log holds (`build`). Every original gets a
 //!    second name in `lost-N/`. Last, a new manifest describes the kept and the new tables, and `CURRENT` names it.
 //!
 //! # Invariants
