@@ -43,8 +43,10 @@ impl Case {
             Change::Flip { .. } => 0,
             Change::Cut { .. } => 1,
             Change::Extend { .. } => 2,
-            Change::Zero { .. } | Change::Garble { .. } => 3,
-            Change::Copy { .. } | Change::Swap { .. } => 3,
+            Change::Zero { .. }
+            | Change::Garble { .. }
+            | Change::Copy { .. }
+            | Change::Swap { .. } => 3,
             _ => 4,
         }
     }
@@ -109,8 +111,11 @@ impl Case {
                 left < bytes.len() && !original.is_waste(self.file, left)
             }
             Change::Extend { .. } => !is_log,
-            Change::Remove | Change::Empty | Change::ZeroAll => true,
-            Change::SwapWith { .. } | Change::CopyOver { .. } => true,
+            Change::Remove
+            | Change::Empty
+            | Change::ZeroAll
+            | Change::SwapWith { .. }
+            | Change::CopyOver { .. } => true,
             // The one of before the close: all of it is true, only less is known.
             Change::Older => name != "CURRENT" && self.changes_bytes(original) && !is_log,
             _ => !is_log && self.changes_bytes(original),
@@ -167,7 +172,7 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
     // Of ten thousand bits, how many are flipped: where structure is dense, and elsewhere.
     let (dense, sparse) = match trust::cases(0, 1, 2) {
         0 => (15, 2),
-        1 => (1_200, 100),
+        1 => (1_500, 100),
         _ => (10_000, 10_000),
     };
     (0..bytes.len()).flat_map(move |offset| {
@@ -183,7 +188,8 @@ fn cuts(bytes: usize) -> impl Iterator<Item = Change> {
         1 => (END_BYTES / 4, 61),
         _ => (END_BYTES, 1),
     };
-    let is_chosen = move |left: &usize| *left < near || left + near >= bytes || left % step == 0;
+    let is_chosen =
+        move |left: &usize| *left < near || left + near >= bytes || left.is_multiple_of(step);
     (0..bytes).filter(is_chosen).map(|left| Change::Cut { bytes: left })
 }
 
