@@ -34,7 +34,7 @@ pub(super) fn check_order(fs: &Arc<dyn FileSystem>, dir: &Path, version: &Versio
         // One run cannot be out of order with itself: its tables were checked, and are disjoint.
         return Ok(());
     }
-    let mut cursor = MergingCursor::of_unrelated(cursors);
+    let mut cursor = MergingCursor::new(cursors);
     cursor.seek_to_first()?;
     let mut last: Option<(Vec<u8>, Trailer, usize)> = None;
     while cursor.valid() {

@@ -414,7 +414,7 @@ impl Builder<'_> {
         let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
         let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
         let mut retention = Retention::new(&[SequenceNumber::MAX], self.now_ms);
-        let mut cursor = MergingCursor::of_unrelated(cursors);
+        let mut cursor = MergingCursor::new(cursors);
         cursor.seek_to_first()?;
         let mut last: (Vec<u8>, Option<Trailer>) = (Vec::new(), None);
         let mut open: Option<TableWriter> = None;

@@ -76,9 +76,9 @@ fn sweep(share: &Share) {
         }
     }
     for (kind, count) in KINDS.iter().zip(counts) {
-        share.count(kind, count);
+        Share::count(kind, count);
     }
-    share.count("unnoticed", unnoticed);
+    Share::count("unnoticed", unnoticed);
 }
 
 /// Not a test by itself: a process of one of the tests below.

@@ -58,7 +58,7 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
             let (sequence_min, sequence_max) = sequences;
             let (counts, times, checksum) = numbers;
             let meta = TableMeta {
-                number: FileNumber(counts[0].min(FileNumber::MAX.0)),
+                number: FileNumber(counts[0] % (FileNumber::MAX.0 + 1)),
                 file_bytes: counts[1],
                 entry_count: counts[2],
                 tombstone_count: counts[3],
@@ -158,5 +158,19 @@ fn keyspace_names() {
     }
     for name in ["", "a\nb", "\u{7f}", "\u{85}", &"x".repeat(256)] {
         assert_eq!(check_keyspace_name(name).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
+
+#[test]
+fn file_numbers_have_an_end() {
+    let edit = |number| VersionEdit {
+        next_file_number: Some(FileNumber(number)),
+        ..VersionEdit::default()
+    };
+    let last = edit(FileNumber::MAX.0);
+    assert_eq!(VersionEdit::decode(&last.encode()).unwrap(), last);
+    for number in [FileNumber::MAX.0 + 1, u64::MAX] {
+        let error = VersionEdit::decode(&edit(number).encode()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption);
     }
 }

@@ -172,7 +172,7 @@ fn flips<'a>(name: &'a str, bytes: &'a [u8]) -> impl Iterator<Item = Change> + '
     // Of ten thousand bits, how many are flipped: where structure is dense, and elsewhere.
     let (dense, sparse) = match trust::cases(0, 1, 2) {
         0 => (15, 2),
-        1 => (1_200, 100),
+        1 => (1_500, 100),
         _ => (10_000, 10_000),
     };
     (0..bytes.len()).flat_map(move |offset| {

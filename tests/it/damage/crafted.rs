@@ -40,7 +40,9 @@ const PATTERNS: [&[u8]; 15] = [
 /// The CRC-32 of `parts`, in front of them the salt of the formats: a number and an offset.
 fn salted_crc(number: u64, offset: usize, parts: &[&[u8]]) -> u32 {
     let mut hasher = salted(number, offset);
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize()
 }
 

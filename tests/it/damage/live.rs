@@ -202,11 +202,12 @@ pub(super) fn sweep(share: &Share) {
         let live = &world.lives[dice.roll() as usize % world.lives.len()];
         let len = live.bytes.len() as u64;
         // Half of the damage in data, half in what stands behind it.
-        let range = if dice.roll() % 2 == 0 { 0..live.data_end } else { live.data_end..len };
+        let range =
+            if dice.roll().is_multiple_of(2) { 0..live.data_end } else { live.data_end..len };
         let offset = range.start + dice.roll() % (range.end - range.start);
         let mask = 1u8 << (dice.roll() % 8);
         // A page of a map that is gone is a signal; only checked reads look before they touch.
-        let is_cut = dice.roll() % 5 == 0 && world.is_strict;
+        let is_cut = dice.roll().is_multiple_of(5) && world.is_strict;
         let describe = || {
             let what = if is_cut { "cut at" } else { "flip at" };
             format!("{:?} {what} {offset} of {}, mask {mask:#x}", world.read, live.table.display())
@@ -223,6 +224,6 @@ pub(super) fn sweep(share: &Share) {
             fs::write(&live.table, &live.bytes).unwrap();
         }
     }
-    share.count("flips", flips);
-    share.count("truncations", truncations);
+    Share::count("flips", flips);
+    Share::count("truncations", truncations);
 }

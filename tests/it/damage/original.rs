@@ -150,7 +150,7 @@ fn level_count(db: &Db) -> usize {
 fn value(round: u64, dice: &mut Dice, bytes: u64) -> Vec<u8> {
     let mut value = format!("{round} of ").into_bytes();
     // Half of them can be compressed.
-    let is_random = round % 2 == 0;
+    let is_random = round.is_multiple_of(2);
     value.extend((0..bytes).map(|_| if is_random { dice.roll() as u8 } else { b'=' }));
     value
 }

@@ -73,12 +73,12 @@ impl Share {
     pub(super) fn failure(&self, number: u64, case: &str, what: &str) {
         self.failures.set(self.failures.get() + 1);
         if self.failures.get() <= FAILURES_TOLD_MAX {
-            self.say(&format!("failure case {number}, {case}: {}", what.replace('\n', " ")));
+            say(&format!("failure case {number}, {case}: {}", what.replace('\n', " ")));
         }
     }
 
-    pub(super) fn count(&self, name: &str, count: u64) {
-        self.say(&format!("count {count} {name}"));
+    pub(super) fn count(name: &str, count: u64) {
+        say(&format!("count {count} {name}"));
     }
 
     /// Tells the parent that all cases were run.
@@ -86,14 +86,14 @@ impl Share {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-        self.say(&format!("peak {}", peak_kib << 10));
-        self.say(&format!("end {} {}", self.cases.get(), self.failures.get()));
+        say(&format!("peak {}", peak_kib << 10));
+        say(&format!("end {} {}", self.cases.get(), self.failures.get()));
     }
+}
 
-    /// A line for the parent. It begins anew: libtest writes without ends of lines.
-    fn say(&self, line: &str) {
-        std::io::stdout().write_all(format!("\ndamage: {line}\n").as_bytes()).unwrap();
-    }
+/// Says a line to the parent. It begins anew: libtest writes without ends of lines.
+fn say(line: &str) {
+    std::io::stdout().write_all(format!("\ndamage: {line}\n").as_bytes()).unwrap();
 }
 
 /// Ends the process if a case does not end.
@@ -103,7 +103,7 @@ fn watch(begun: Arc<AtomicU64>) {
             let before = begun.load(Ordering::Relaxed);
             thread::sleep(CASE_LIMIT);
             if before == begun.load(Ordering::Relaxed) {
-                eprintln!("a case hangs");
+                say("failure a case hangs: ");
                 std::process::abort();
             }
         }
