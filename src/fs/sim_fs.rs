@@ -9,8 +9,6 @@
 //! # What is durable
 //! * The bytes and the length of a file: after `sync_data`. Its name is not.
 //! * Names: after `sync_dir`. A rename is one change; no crash leaves half of it.
-//! * A second name of a file: as any name, after `sync_dir` of its own directory. It is one file still:
-//!   what is synced through one name is durable under all.
 //! * Directories: at once, because `create_dir_all` syncs the parents.
 //! * A log segment from `create_log`: its length, all zeros. Its name is not.
 //!
@@ -400,8 +398,7 @@ impl FileSystem for SimFs {
         });
         if let Err(e) = allocated {
             let mut state = self.state.lock();
-            // As on the operating system, no half-allocated segment stays. With the power gone
-            // nothing happens.
+            // As on the operating system, no half-allocated segment stays, unless the power is gone.
             if !state.gate.is_halted() {
                 // It fails only if somebody else removed the file meanwhile.
                 let _ = state.disk.remove(path);

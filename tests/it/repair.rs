@@ -432,7 +432,7 @@ fn what_a_lost_table_held_comes_back_from_the_log() {
         killed.list_dir(DIR).into_iter().filter(|name| name.ends_with("table")).max().unwrap();
     damage(&killed, &newest, Damage::Missing);
     let report = repair(&killed, &RepairOptions::default()).unwrap();
-    assert_eq!(report.lost_ranges.len(), 1);
+    assert!(report.is_needed() && report.is_lossless(), "{report:?}");
     let repaired = open(&killed).unwrap();
     assert_eq!(
         read_map(repaired.default_keyspace()).unwrap(),
