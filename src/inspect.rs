@@ -20,7 +20,7 @@
 //!     println!("{item}"); // 20 entry key=apple sequence=1 kind=put value=red
 //!     Ok(())
 //! })?;
-//! # Ok::<(), esker::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod manifest;
