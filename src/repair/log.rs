@@ -34,6 +34,8 @@ pub(super) struct LogContent {
     /// What damaged tables should hold, and the log does still.
     pub(super) refound: BTreeMap<KeyspaceId, Arc<MemTable>>,
     pub(super) lost: Vec<LostWrites>,
+    /// The sequence numbers of the readable records, first and last of each stretch.
+    logged: Vec<(u64, u64)>,
     /// Entries that went into memtables.
     pub(super) entry_count: u64,
     /// At least every sequence number in the log.
@@ -72,6 +74,7 @@ pub(super) fn read_log(
             content.lose(first, Some(record.last_sequence().0));
             return Ok(());
         }
+        content.note_logged(record);
         for operation in operations(record.payload).flatten() {
             known.entry(operation.keyspace).or_insert_with(|| wanted(operation.keyspace));
         }
@@ -92,6 +95,22 @@ pub(super) fn read_log(
 impl LogContent {
     fn lose(&mut self, first: u64, last: Option<u64>) {
         self.lost.push(LostWrites { first, last });
+    }
+
+    fn note_logged(&mut self, record: &WalRecord<'_>) {
+        if record.entry_count == 0 {
+            return;
+        }
+        let (first, last) = (record.first_sequence.0, record.last_sequence().0);
+        match self.logged.last_mut() {
+            Some(stretch) if stretch.1 + 1 == first => stretch.1 = last,
+            _ => self.logged.push((first, last)),
+        }
+    }
+
+    /// Whether every write from `first` to `last` is in the log.
+    pub(super) fn holds(&self, first: SequenceNumber, last: SequenceNumber) -> bool {
+        self.logged.iter().any(|stretch| stretch.0 <= first.0 && last.0 <= stretch.1)
     }
 
     /// Inserts the operations of a record that tables do not hold yet.

@@ -153,9 +153,32 @@ impl Planner<'_> {
             let flushed = keyspace.flushed_sequence;
             Some(Wanted { flushed, lost: lost.collect(), memtable_bytes })
         })?;
+        self.forgive(state, &log);
         self.note_log(&log, trees.values().map(|tree| tree.name.as_str()));
         let next_keyspace_id = state.next_keyspace_id;
         Ok(Plan { trees, base: state.clone(), has_shape: true, log, next_keyspace_id })
+    }
+
+    /// Takes back what was said of tables of which nothing is lost, because the log holds every write that they were
+    /// made of. That is known of tables as a flush made them: a merge may have changed values by a filter.
+    fn forgive(&mut self, state: &ManifestState, log: &LogContent) {
+        if self.survey.log.is_err() {
+            return;
+        }
+        for keyspace in state.keyspaces.values() {
+            for (level, run, table) in keyspace.version.tables() {
+                let meta = table.meta();
+                let is_flushed = level == 0 && run.id.0 == meta.number.0;
+                if !is_flushed || !log.holds(meta.sequence_min, meta.sequence_max) {
+                    continue;
+                }
+                let name = FileKind::Table(meta.number).file_name();
+                self.report.lost_ranges.retain(|range| range.file != name);
+                for file in self.report.files.iter_mut().filter(|file| file.name == name) {
+                    file.is_complete = true;
+                }
+            }
+        }
     }
 
     /// Reads what is left of a damaged table, to know what is lost.
