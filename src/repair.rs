@@ -25,7 +25,8 @@
 //! their sequence numbers. So tables whose keys meet are merged, and all of a keyspace becomes one run. Two things
 //! remain that cannot be known, and the report says so: a table that had left the tree, but not yet the disk, may
 //! hold versions whose tombstones are gone; and names and options of keyspaces, unless a readable piece of some
-//! manifest tells them.
+//! manifest tells them. Tables of a bulk ingest have their sequence number in the manifest
+//! alone, and count as the oldest.
 //!
 //! Errors of the device are errors, not damage: repair would lose what a second attempt, or a copy made by a tool for
 //! failing devices, may still read.
