@@ -129,7 +129,7 @@ fn check(list: &List, set: &OptionSet, seed: u64, expected: &[Answer]) -> Option
 
 #[test]
 fn one_list_of_operations_has_one_history_under_all_options() {
-    let (lists, first) = (trust::cases(3, 200, 10_000), trust::seed() * 1_000_000);
+    let (lists, first) = (trust::cases(3, 40, 10_000), trust::seed() * 1_000_000);
     let sets = option_sets();
     let (next, runs, operations) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failures: Mutex<Vec<String>> = Mutex::default();
