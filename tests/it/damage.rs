@@ -139,15 +139,19 @@ fn a_writer_behind_a_compaction_that_fails_is_told() {
             }
             let options = DbOptions { background_threads: threads, ..original::options(READS[0]) };
             // Writers stop at 4 MiB of debt.
-            let keyspace =
-                KeyspaceOptions { debt_bytes_soft: 1 << 20, ..original::default_keyspace() };
+            let keyspace = KeyspaceOptions {
+                memtable_bytes: 64 << 10,
+                debt_bytes_soft: 1 << 20,
+                ..original::default_keyspace()
+            };
             let builder = original::builder(&fs, READS[0]).options(options);
             let db = builder.default_keyspace(keyspace).open(DIR).unwrap();
-            // The background is slow, so that the writer waits already when the compaction fails.
+            // The background is slow, so that the writer waits already when the compaction fails. Not too slow for a
+            // machine on which a yield takes milliseconds.
             fs.on_operation(|_, _| {
                 let thread = std::thread::current();
                 if thread.name().is_some_and(|name| name.starts_with("esker-")) {
-                    (0..200).for_each(|_| std::thread::yield_now());
+                    (0..10).for_each(|_| std::thread::yield_now());
                 }
             });
             let mut dice = Dice(4);
