@@ -295,14 +295,13 @@ impl Ingest {
             (meta.sequence_min, meta.sequence_max) = (turn.sequence, turn.sequence);
         }
         let duration_ns = inner.clock.monotonic_ns().saturating_sub(self.begun_ns);
-        let installed = install::install_ingest(inner, &core, &self.finished, duration_ns);
+        let tables = &self.finished;
+        let installed = install::install_ingest(inner, &core, tables, duration_ns, || turn.end());
         if installed.is_ok() || inner.commit().failure().is_some() {
             // They are the tree's now, or nobody knows: then the next open does.
             self.created.clear();
         }
-        let level = installed?;
-        turn.end()?;
-        Ok(level)
+        installed
     }
 }
 
@@ -383,6 +382,8 @@ impl<'a> Turn<'a> {
         let end = commit.wal().end_position();
         let ticket = queue.enter(&mut commit, sequence, end, false);
         drop(commit);
+        // The memtable may have been rotated.
+        inner.work.announce();
         Ok(Turn { inner, ticket: Some(ticket), sequence })
     }
 

@@ -219,12 +219,14 @@ pub(crate) fn install_compaction(
 }
 
 /// Installs the tables of an ingest, which took `duration_ns`, and answers with their level. Their bytes and names are
-/// durable, and nothing older of their keys is in memory.
+/// durable, and nothing older of their keys is in memory. `show` makes their sequence number visible: still under the
+/// tree lock, so that nobody who takes it finds something in a tree that readers do not see yet.
 pub(crate) fn install_ingest(
     inner: &Inner,
     core: &KeyspaceCore,
     tables: &[TableMeta],
     duration_ns: u64,
+    show: impl FnOnce() -> Result<()>,
 ) -> Result<usize> {
     let mut tree = inner.tree.lock();
     if core.dropped.load(Ordering::Relaxed) {
@@ -246,6 +248,7 @@ pub(crate) fn install_ingest(
     commit_edit(inner, &mut tree, edit)?;
     let version = Arc::new(tree.state.keyspaces[&core.id].version.clone());
     core.view.rcu(|view| ReadView { version: Arc::clone(&version), ..ReadView::clone(view) });
+    show()?;
     note_created(inner, core, level, tables);
     drop(tree);
     drop(quiet);

@@ -52,6 +52,14 @@ impl Moment {
             (core, tables)
         });
         let memory = memory.collect();
+        debug_assert!(
+            state
+                .keyspaces
+                .values()
+                .flat_map(|keyspace| keyspace.version.tables())
+                .all(|(_, _, table)| table.meta().sequence_max <= sequence),
+            "a tree holds what readers do not see"
+        );
         drop(tree);
         state.totals.through = state.totals.through.min(sequence);
         state.last_sequence = sequence;

@@ -393,3 +393,39 @@ fn writers_beside_an_ingest_stand_before_or_after_it() {
         assert!(db.verify().unwrap().is_ok());
     });
 }
+
+/// Between its tables and their sequence number an ingest was seen in half: a checkpoint held entries that were newer
+/// than its moment.
+#[test]
+fn checkpoints_beside_ingests_hold_all_of_one_or_nothing() {
+    guarded(|| {
+        let mut setup = setup(strategies()[0].clone());
+        setup.db.background_threads = 2;
+        let fs = SimFs::new();
+        let db = setup.open_sim(&fs).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..trust::cases(60, 400, 4_000) {
+                    let value = format!("{round:06}").into_bytes();
+                    let entries = (0..20).map(|n| (key(n), value.clone())).collect();
+                    ingest(&db, &entries).unwrap();
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            for number in 0.. {
+                let dir = format!("/copy {number}");
+                let report = db.checkpoint(&dir).unwrap();
+                let copy = setup.open(Arc::new(fs.clone()), std::path::Path::new(&dir)).unwrap();
+                let found = all(&copy);
+                let values: std::collections::BTreeSet<_> = found.values().collect();
+                assert!(values.len() <= 1, "half of an ingest: {values:?}");
+                assert_eq!(found.is_empty(), report.sequence == 0, "checkpoint {number}");
+                copy.close().unwrap();
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+    });
+}
