@@ -5,6 +5,8 @@
 //! keeps of a table does not do: each block ends with its own CRC-32, which makes that of the whole file the same for
 //! all contents of the block.
 //!
+//! What is read to memory is read whole, and gets no more of it than the file has bytes.
+//!
 //! A hash is for rot and chance, not for attackers: XXH3 is no cryptographic hash.
 
 use std::fmt;
@@ -13,7 +15,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, ReadFile};
 
 /// Bytes read, hashed and written at a time.
 const STEP_BYTES: u64 = 1 << 20;
@@ -41,7 +43,18 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// Reads the whole file at `path`. A missing file is damage: the caller was told that it is there.
+/// The first `bytes` of `file`, which stands at `path`, in memory.
+pub(crate) fn to_memory(file: &dyn ReadFile, bytes: u64, path: &Path) -> Result<Vec<u8>> {
+    let no_memory = || Error::corruption(path, 0, format!("no memory for {bytes} bytes of it"));
+    let len = usize::try_from(bytes).map_err(|_| no_memory())?;
+    let mut read = Vec::new();
+    read.try_reserve_exact(len).map_err(|_| no_memory())?;
+    read.resize(len, 0);
+    file.read_at(&mut read, 0)?;
+    Ok(read)
+}
+
+/// Hashes the whole file at `path`. A missing file is damage: the caller was told that it is there.
 pub(crate) fn read(fs: &dyn FileSystem, path: &Path) -> Result<Content> {
     read_through(fs, path, |_| Ok(()))
 }

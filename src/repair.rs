@@ -26,7 +26,7 @@
 //! remain that cannot be known, and the report says so: a table that had left the tree, but not yet the disk, may
 //! hold versions whose tombstones are gone; and names and options of keyspaces, unless a readable piece of some
 //! manifest tells them. Tables of a bulk ingest have their sequence number in the manifest
-//! alone, and count as the oldest.
+//! alone: if no piece of one tells it, they count as the oldest, and so do their entries.
 //!
 //! Errors of the device are errors, not damage: repair would lose what a second attempt, or a copy made by a tool for
 //! failing devices, may still read.
@@ -39,6 +39,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::assembly::refuse_within;
 use crate::check::{Survey, survey};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -171,10 +172,8 @@ pub(crate) fn repair(
             .at(dir)
             .advise("check the path"));
     };
-    if options.into.as_ref().is_some_and(|into| into.starts_with(dir)) {
-        return Err(Error::invalid("the repaired database would lie within the damaged one")
-            .at(dir)
-            .advise("name a directory elsewhere"));
+    if let Some(into) = &options.into {
+        refuse_within(dir, into)?;
     }
     // An exclusive lock makes the file that it locks; that waits until it is known that there is something to do.
     let has_lock_file = entries.iter().any(|entry| entry.name == FileKind::Lock.file_name());

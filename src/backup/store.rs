@@ -15,10 +15,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::backup::format::{BackupFile, Description};
-use crate::content::{Content, ContentHash, copy, read};
+use crate::content::{Content, ContentHash, copy, read, to_memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
-use crate::fs::{DirEntry, FileLock, FileSystem, LockKind, ReadFile};
+use crate::fs::{DirEntry, FileLock, FileSystem, LockKind};
 use crate::key::FileNumber;
 
 /// A backup directory, locked to be changed.
@@ -206,17 +206,7 @@ pub(crate) fn describe(fs: &dyn FileSystem, dir: &Path, id: u64) -> Result<Descr
     let Some(file) = fs.open(&path)? else {
         return Err(Error::corruption(&path, 0, "the description is missing"));
     };
-    Description::decode(&read_whole(&*file, &path)?, id, &path)
-}
-
-fn read_whole(file: &dyn ReadFile, path: &Path) -> Result<Vec<u8>> {
-    let too_long = || Error::corruption(path, 0, format!("a file of {} bytes", file.bytes()));
-    let len = usize::try_from(file.bytes()).map_err(|_| too_long())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| too_long())?;
-    bytes.resize(len, 0);
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
+    Description::decode(&to_memory(&*file, file.bytes(), &path)?, id, &path)
 }
 
 /// Refuses a directory that was made for something else.

@@ -29,6 +29,7 @@ use crc32fast::Hasher;
 
 use crate::checksum::{checksum, checksum_at};
 use crate::coding::Decoder;
+use crate::content::to_memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::{FileSystem, ReadFile};
@@ -77,7 +78,10 @@ pub(crate) fn recover(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Recovere
 pub(crate) fn read_current(fs: &dyn FileSystem, dir: &Path) -> Result<Option<Current>> {
     let path = FileKind::Current.path(dir);
     let Some(file) = fs.open(&path)? else { return Ok(None) };
-    let bytes = read_whole(&*file, CURRENT_BYTES_MAX, &path)?;
+    if file.bytes() > CURRENT_BYTES_MAX {
+        return Err(Error::corruption(&path, 0, format!("a file of {} bytes", file.bytes())));
+    }
+    let bytes = to_memory(&*file, file.bytes(), &path)?;
     let current = decode_current(&bytes).ok_or_else(|| {
         Error::corruption(&path, 0, "CURRENT does not name a manifest").advise(
             "restore CURRENT from a copy, or repair the database; it holds the name of the MANIFEST \
@@ -121,23 +125,6 @@ pub(crate) fn missing_manifest(dir: &Path, number: FileNumber) -> Error {
         .advise("restore the whole database directory from a copy of one moment, or repair it")
 }
 
-pub(crate) fn read_whole(file: &dyn ReadFile, bytes_max: u64, path: &Path) -> Result<Vec<u8>> {
-    if file.bytes() > bytes_max {
-        return Err(Error::corruption(path, 0, format!("a file of {} bytes", file.bytes())));
-    }
-    read_first(file, file.bytes(), path)
-}
-
-fn read_first(file: &dyn ReadFile, bytes: u64, path: &Path) -> Result<Vec<u8>> {
-    let no_memory = || Error::corruption(path, 0, format!("no memory for {bytes} bytes of it"));
-    let len = usize::try_from(bytes).map_err(|_| no_memory())?;
-    let mut read = Vec::new();
-    read.try_reserve_exact(len).map_err(|_| no_memory())?;
-    read.resize(len, 0);
-    file.read_at(&mut read, 0)?;
-    Ok(read)
-}
-
 /// The bytes of a manifest as far as they matter: its good records, and the tail behind them.
 fn read_log(file: &dyn ReadFile, number: FileNumber, path: &Path) -> Result<Vec<u8>> {
     let mut end = HEADER_LEN as u64;
@@ -145,12 +132,12 @@ fn read_log(file: &dyn ReadFile, number: FileNumber, path: &Path) -> Result<Vec<
         end = next;
     }
     if file.bytes().saturating_sub(end) > TAIL_BYTES_MAX {
-        let header = read_first(file, file.bytes().min(HEADER_LEN as u64), path)?;
+        let header = to_memory(file, file.bytes().min(HEADER_LEN as u64), path)?;
         check_header(&header, number, path)?;
         let what = "a damaged record that is not the end of a log";
         return Err(Error::corruption(path, end, what));
     }
-    read_first(file, file.bytes(), path)
+    to_memory(file, file.bytes(), path)
 }
 
 /// Where the record at `offset` ends, if it is a good one.

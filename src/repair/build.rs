@@ -7,11 +7,13 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::assembly::Assembly;
 use crate::check::{Survey, read_context};
 use crate::compaction::retention::Retention;
+use crate::content::copy;
 use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file_name::FileKind;
 use crate::filter::KeyProbe;
 use crate::flush::{FlushContext, flush};
@@ -31,8 +33,6 @@ use crate::version::{LEVEL_COUNT, RunId, Version};
 
 /// The level of a tree whose shape is not known: all of it is one run.
 const REBUILT_LEVEL: usize = LEVEL_COUNT - 1;
-/// What is copied at once where there are no links.
-const PIECE_BYTES: u64 = 1 << 20;
 
 /// Does what the plan says.
 pub(super) fn build(
@@ -42,9 +42,9 @@ pub(super) fn build(
     report: &mut RepairReport,
 ) -> Result<()> {
     let Site { fs, dir, survey, now_ms } = *site;
-    let target = into.unwrap_or(dir);
+    let assembly = into.map(|into| Assembly::begin(fs, into)).transpose()?;
     let stage = match into {
-        Some(into) => make_empty(fs, into)?,
+        Some(into) => into.to_path_buf(),
         None => make_lost_dir(fs, dir, survey)?,
     };
     let mut builder = Builder {
@@ -67,27 +67,28 @@ pub(super) fn build(
     }
     let Builder { next_number, made, .. } = builder;
     finish_state(&mut state, plan, survey, trees, next_number)?;
-    if into.is_some() {
-        for table in live_tables(&state).filter(|number| !made.contains(number)) {
-            let kind = FileKind::Table(table);
-            link_or_copy(fs, &kind.path(dir), &kind.path(target))?;
+    if let Some(assembly) = assembly {
+        for number in live_tables(&state).filter(|number| !made.contains(number)) {
+            link_or_copy(fs, &FileKind::Table(number).path(dir), &assembly.table_path(number))?;
         }
-    } else {
-        keep_originals(fs, dir, &stage, survey)?;
-        for number in &made {
-            let kind = FileKind::Table(*number);
-            link_or_copy(fs, &kind.path(&stage), &kind.path(dir))?;
-            // Only originals stay there.
-            fs.remove(&kind.path(&stage))?;
-        }
-        fs.sync_dir(&stage)?;
-        report.originals = Some(stage.clone());
+        assembly.finish(state)?;
+        report.database = into.map(Path::to_path_buf);
+        return Ok(());
     }
-    fs.sync_dir(target)?;
+    keep_originals(fs, dir, &stage, survey)?;
+    for number in &made {
+        let kind = FileKind::Table(*number);
+        link_or_copy(fs, &kind.path(&stage), &kind.path(dir))?;
+        // Only originals stay there.
+        fs.remove(&kind.path(&stage))?;
+    }
+    fs.sync_dir(&stage)?;
+    report.originals = Some(stage.clone());
+    fs.sync_dir(dir)?;
     let number = state.next_file_number;
     state.next_file_number = FileNumber(number.0 + 1);
-    Manifest::create(fs, target, number, &state)?;
-    report.database = Some(target.to_path_buf());
+    Manifest::create(fs, dir, number, &state)?;
+    report.database = Some(dir.to_path_buf());
     Ok(())
 }
 
@@ -101,17 +102,6 @@ fn first_number(plan: &Plan, survey: &Survey) -> FileNumber {
     let used = survey.table_numbers().into_iter().chain(survey.manifest_numbers()).max();
     let next = FileNumber(used.map_or(1, |used| used.0.saturating_add(1)));
     next.max(plan.base.next_file_number)
-}
-
-/// Makes `dir`, which must not hold anything.
-fn make_empty(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf> {
-    if fs.list(dir)?.is_some_and(|entries| !entries.is_empty()) {
-        return Err(Error::invalid("the directory is not empty")
-            .at(dir)
-            .advise("name a new directory, or remove what an earlier attempt left there"));
-    }
-    fs.create_dir_all(dir)?;
-    Ok(dir.to_path_buf())
 }
 
 /// Makes the first `lost-N` that there is not yet.
@@ -140,21 +130,10 @@ fn keep_originals(fs: &dyn FileSystem, dir: &Path, lost: &Path, survey: &Survey)
 }
 
 fn link_or_copy(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
-    if fs.hard_link(from, to)? {
-        return Ok(());
+    if !fs.hard_link(from, to)? {
+        copy(fs, from, to)?;
     }
-    let vanished = || Error::corruption(from, 0, "a file vanished during repair");
-    let source = fs.open(from)?.ok_or_else(vanished)?;
-    let mut copy = fs.create(to)?;
-    let mut piece = vec![0; PIECE_BYTES.min(source.bytes()) as usize];
-    let mut at = 0;
-    while at < source.bytes() {
-        let len = (source.bytes() - at).min(PIECE_BYTES) as usize;
-        source.read_at(&mut piece[..len], at)?;
-        copy.append(&piece[..len])?;
-        at += len as u64;
-    }
-    copy.sync_data()
+    Ok(())
 }
 
 type PlacedTable = (usize, RunId, TableMeta);

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::check::Survey;
+use crate::content::to_memory;
 use crate::error::{ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
-use crate::manifest::recovery::{read_whole, salvage_edits};
+use crate::manifest::recovery::salvage_edits;
 use crate::manifest::state::{KeyspaceState, ManifestState};
 use crate::options::KeyspaceOptions;
 use crate::repair::log::{LogContent, Wanted, read_log};
@@ -264,7 +265,14 @@ impl Planner<'_> {
             }
             let tree = trees.entry(id).or_insert_with(|| nameless(id));
             match own {
-                Some((meta, _)) if self.survey.tables.get(&number).is_some_and(Option::is_none) => {
+                Some((mut meta, _))
+                    if self.survey.tables.get(&number).is_some_and(Option::is_none) =>
+                {
+                    if let Some(told) = told {
+                        let stamp = told.meta.stamp_on(&meta);
+                        meta.sequence_min = meta.sequence_min.max(stamp);
+                        meta.sequence_max = meta.sequence_max.max(stamp);
+                    }
                     self.report.entries_kept += meta.entry_count;
                     tree.kept.push((0, RunId(0), meta));
                 }
@@ -275,11 +283,17 @@ impl Planner<'_> {
             }
         }
         self.lose_missing(&pieces, &trees);
+        let report = &*self.report;
+        let lost: BTreeSet<String> =
+            report.lost_ranges.iter().map(|range| range.keyspace.clone()).collect();
         let log = read_log(self.fs, self.dir, self.survey, self.now_ms, &mut |id| {
             let is_dropped = pieces.dropped.contains(&id);
-            let options =
-                trees.get(&id).map_or_else(KeyspaceOptions::default, |t| t.options.clone());
-            let flushed = SequenceNumber::ZERO;
+            let tree = trees.get(&id);
+            let options = tree.map_or_else(KeyspaceOptions::default, |tree| tree.options.clone());
+            // What whole tables hold is not taken from the log: versions that merges made older than all (number 0)
+            // may have been newer, if they were never logged.
+            let is_whole = tree.is_some_and(|tree| !lost.contains(&tree.name));
+            let flushed = pieces.flushed.get(&id).copied().filter(|_| is_whole).unwrap_or_default();
             let memtable_bytes = options.memtable_bytes;
             (!is_dropped).then_some(Wanted { flushed, lost: Vec::new(), memtable_bytes })
         })?;
@@ -345,7 +359,8 @@ impl Planner<'_> {
         let notes = &mut self.report.notes;
         notes.push(
             "there is no readable manifest: every table counted, so what was deleted or overwritten shortly before the \
-             damage may be back, where a table was not needed any more and still there"
+             damage may be back, where a table was not needed any more and still there; and what a bulk ingest or \
+             writes without a log replaced, where tables are damaged too"
                 .to_owned(),
         );
         for (id, tree) in trees {
@@ -364,7 +379,7 @@ impl Planner<'_> {
         for number in self.survey.manifest_numbers() {
             let path = FileKind::Manifest(number).path(self.dir);
             let Some(file) = self.fs.open(&path)? else { continue };
-            let bytes = read_whole(&*file, u64::MAX, &path)?;
+            let bytes = to_memory(&*file, file.bytes(), &path)?;
             for (_, edit) in salvage_edits(&bytes, number) {
                 pieces.take(edit);
             }
@@ -393,6 +408,8 @@ struct Pieces {
     tables: BTreeMap<FileNumber, TableAdded>,
     /// Tables of which the last word is that they left the tree.
     removed: BTreeSet<FileNumber>,
+    /// Up to here tables have everything, or had.
+    flushed: BTreeMap<KeyspaceId, SequenceNumber>,
     next_keyspace_id: KeyspaceId,
 }
 
@@ -414,6 +431,10 @@ impl Pieces {
         for added in edit.tables_added {
             self.removed.remove(&added.meta.number);
             self.tables.insert(added.meta.number, added);
+        }
+        for (id, sequence) in edit.flushed_sequences {
+            let flushed = self.flushed.entry(id).or_default();
+            *flushed = sequence.max(*flushed);
         }
         for id in edit.keyspaces_dropped {
             self.keyspaces.remove(&id);

@@ -28,11 +28,12 @@ use crate::block::bytes::BlockBytes;
 use crate::block::cursor::BlockCursor;
 use crate::checksum::{checksum, checksum_at, hasher_at};
 use crate::compression::{decompress, method_from_byte, split_compressed};
+use crate::content::to_memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::expiry::ExpiryRange;
 use crate::file_name::FileKind;
 use crate::fs::{FileSystem, ReadFile};
-use crate::key::{FileNumber, KeyspaceId, Trailer, compare_entries};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, compare_entries};
 use crate::options::Compression;
 use crate::table::TableMeta;
 use crate::table::format::{
@@ -124,12 +125,7 @@ pub(crate) fn salvage(
 ) -> Result<Salvaged> {
     let path = FileKind::Table(number).path(dir);
     let file = open(fs, &path)?;
-    let mut bytes = Vec::new();
-    let len =
-        usize::try_from(file.bytes()).ok().filter(|len| bytes.try_reserve_exact(*len).is_ok());
-    let len = len.ok_or_else(|| Error::corruption(&path, 0, "table is too long to be read"))?;
-    bytes.resize(len, 0);
-    file.read_at(&mut bytes, 0)?;
+    let bytes = to_memory(&*file, file.bytes(), &path)?;
     refuse_newer(&bytes, &path)?;
     let anatomy = Anatomy::of(&bytes, number);
     let mut pass = Pass {
@@ -137,6 +133,7 @@ pub(crate) fn salvage(
         number,
         path,
         part_from: known.filter(|known| known.is_partial()).map(|known| &*known.smallest),
+        stamp: known.map_or(SequenceNumber::ZERO, stamp_of),
         sink,
         block: BlockCursor::new(),
         last: None,
@@ -156,6 +153,12 @@ pub(crate) fn salvage(
     }
     pass.salvaged.properties = anatomy.properties;
     Ok(pass.salvaged)
+}
+
+/// The one sequence number that all entries have by the manifest. The file may say it too, or 0: its properties, which
+/// tell (see [`TableMeta::stamp_on`]), may be damaged, and to give an entry the number that it has changes nothing.
+fn stamp_of(known: &TableMeta) -> SequenceNumber {
+    if known.sequence_min == known.sequence_max { known.sequence_max } else { SequenceNumber::ZERO }
 }
 
 /// A table whose both ends name a newer version is no damaged one: no single damage does that.
@@ -232,6 +235,8 @@ struct Pass<'a, 's> {
     path: PathBuf,
     /// Entries before this key belong to no tree.
     part_from: Option<&'a [u8]>,
+    /// What the manifest gives all entries as sequence number; 0 if they have their own.
+    stamp: SequenceNumber,
     sink: &'a mut Sink<'s>,
     block: BlockCursor,
     /// The last entry of the good blocks so far.
@@ -384,7 +389,7 @@ impl Pass<'_, '_> {
             let (key, trailer) = (self.block.key(), self.block.trailer());
             self.seen_count += 1;
             if self.part_from.is_none_or(|from| from <= key) {
-                (self.sink)(key, trailer, self.block.value())?;
+                (self.sink)(key, trailer.stamped(self.stamp), self.block.value())?;
                 self.salvaged.entry_count += 1;
             }
             let (last_key, last_trailer) = self.last.get_or_insert_with(|| (Vec::new(), trailer));

@@ -464,3 +464,107 @@ fn a_whole_database_is_left_alone() {
     assert!(!report.is_needed() && report.database.is_none());
     assert_eq!(files(&fs, Path::new(DIR)), before);
 }
+
+/// The entries of an ingested table have their sequence number from the manifest. Repair wrote them anew without it:
+/// the next merge then took what they had replaced for newer. Both for a damaged table and for a damaged manifest of
+/// which the piece that tells the number is readable.
+#[test]
+fn a_repaired_ingest_is_still_newer_than_what_it_replaced() {
+    for (is_manifest_damaged, is_merged) in [(false, false), (true, false), (true, true)] {
+        let fs = SimFs::new();
+        let builder = Db::builder().options(options()).default_keyspace(keyspace());
+        let db = builder.file_system(Arc::new(fs.clone())).open(DIR).unwrap();
+        let keys: Vec<String> = (0..200).map(|n| format!("key {n:04}")).collect();
+        for key in &keys {
+            db.put(key, "old").unwrap();
+        }
+        db.compact_range::<&[u8]>(..).unwrap();
+        let tables = |fs: &SimFs| {
+            let names = fs.list_dir(DIR).into_iter();
+            names.filter(|name| name.contains(".table")).collect::<BTreeSet<_>>()
+        };
+        let before = tables(&fs);
+        let pause = (!is_merged).then(|| db.pause_compactions());
+        let mut ingest = db.default_keyspace().ingest().unwrap();
+        for key in &keys {
+            ingest.put(key, "new").unwrap();
+        }
+        ingest.finish().unwrap();
+        let fs = fs.kill_clone();
+        drop((pause, db));
+        let ingested = tables(&fs).difference(&before).next().cloned().expect("it made a table");
+        if is_manifest_damaged {
+            let names = fs.list_dir(DIR).into_iter();
+            let manifest = names.filter(|name| name.starts_with("MANIFEST")).max().unwrap();
+            // In the snapshot that it begins with; the edits behind that stay.
+            fs.flip(at(&manifest), 40, 1).unwrap();
+        } else {
+            fs.flip(at(&ingested), 60, 1).unwrap();
+        }
+        let report = repair(&fs, &RepairOptions::default()).unwrap();
+        assert!(report.is_needed());
+        let db = open(&fs).unwrap();
+        let mut kept = 0;
+        for merged in [false, true] {
+            if merged {
+                db.compact_range::<&[u8]>(..).unwrap();
+            }
+            for key in &keys {
+                if report.lost_ranges.iter().any(|range| range.contains(key.as_bytes())) {
+                    continue;
+                }
+                let found = db.get(key).unwrap();
+                assert_eq!(
+                    found.as_deref(),
+                    Some(&b"new"[..]),
+                    "{key}, merged: {is_merged} {merged}, manifest damaged: {is_manifest_damaged}"
+                );
+                kept += 1;
+            }
+        }
+        assert!(kept > 100, "{kept}: {:?}", report.lost_ranges);
+    }
+}
+
+#[test]
+fn a_repair_into_another_directory_that_is_cut_short_is_no_database_and_is_made_again() {
+    let original = build(trust::seed());
+    let (fs, _) = damaged(&original, false);
+    let options = RepairOptions { into: Some("/new".into()), ..RepairOptions::default() };
+    fs.count_reads(false);
+    let base = fs.kill_clone();
+    let open_new = |fs: &SimFs| {
+        Db::builder()
+            .options(options_without_creation())
+            .file_system(Arc::new(fs.clone()))
+            .open("/new")
+    };
+    let mut number = 0;
+    loop {
+        let fs = base.kill_clone();
+        fs.halt_at(number);
+        let halted = repair(&fs, &options).is_err();
+        for persist in [Persist::Nothing, Persist::Everything] {
+            let crashed = fs.crash_clone(persist);
+            match open_new(&crashed) {
+                // Whole, or not there.
+                Ok(db) => assert!(db.verify().unwrap().is_ok(), "{number}, {persist:?}"),
+                Err(error) => {
+                    let kinds = [ErrorKind::NotFound, ErrorKind::InvalidArgument];
+                    assert!(kinds.contains(&error.kind()), "{number}, {persist:?}: {error}");
+                    repair(&crashed, &options).unwrap();
+                    assert!(open_new(&crashed).unwrap().verify().unwrap().is_ok());
+                }
+            }
+        }
+        if !halted {
+            break;
+        }
+        number += trust::cases(7, 1, 1);
+    }
+    assert!(number > 5, "it does something");
+}
+
+fn options_without_creation() -> DbOptions {
+    DbOptions { create_if_missing: false, ..options() }
+}
