@@ -400,10 +400,16 @@ impl Strike {
             "sync_dir" => before.is_some_and(|line| {
                 ["open", "sync_data"].contains(&line[1]) && self::is_log(line[2])
             }),
-            // The same place is read again at once.
+            // The block that a window was for, at the end where the cursor came in, is read again at once.
             "populate" | "read" => words.get(at + 1).is_some_and(|line| {
-                let start = |line: &[&str]| line[3].split('+').next().map(str::to_owned);
-                line[1..3] == words[at][1..3] && start(line) == start(&words[at])
+                let ends = |line: &[&str]| -> Option<(u64, u64)> {
+                    let (start, len) = line.get(3)?.split_once('+')?;
+                    let start: u64 = start.parse().ok()?;
+                    Some((start, start + len.parse::<u64>().ok()?))
+                };
+                let same_end = ends(line).zip(ends(&words[at]));
+                line[1..3] == words[at][1..3]
+                    && same_end.is_some_and(|(now, then)| now.0 == then.0 || now.1 == then.1)
             }),
             _ => false,
         };
