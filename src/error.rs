@@ -116,7 +116,7 @@ impl Error {
     /// Stored bytes at `offset` of `path` are wrong in the way `what` says.
     pub fn corruption(path: &Path, offset: u64, what: impl Into<String>) -> Self {
         Error::new(ErrorKind::Corruption, what).at(path).at_offset(offset).advise(
-            "restore the file from a copy, or salvage the readable part into a new database",
+            "restore the file from a copy, or repair the database, which keeps what is readable",
         )
     }
 

@@ -39,7 +39,9 @@ pub(crate) fn split_expiring(stored: &[u8]) -> Result<(u64, &[u8])> {
 #[cold]
 fn cut_short() -> Error {
     Error::new(ErrorKind::Corruption, "a value that expires is shorter than its time of expiry")
-        .advise("restore the file from a copy, or salvage the readable part into a new database")
+        .advise(
+            "restore the file from a copy, or repair the database, which keeps what is readable",
+        )
 }
 
 /// Whether an entry that expires at `expires_at_ms` is gone at `now_ms`.

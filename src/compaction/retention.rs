@@ -242,8 +242,9 @@ impl<'a> Retention<'a> {
 #[cold]
 fn disorder(key: &[u8]) -> Error {
     let what = format!("entry {} does not stand after the one before it", escape(key));
-    Error::new(ErrorKind::Corruption, what)
-        .advise("restore the table from a copy, or salvage the readable part into a new database")
+    Error::new(ErrorKind::Corruption, what).advise(
+        "restore the table from a copy, or repair the database, which keeps what is readable",
+    )
 }
 
 #[cfg(test)]
