@@ -81,10 +81,10 @@ for name in "${names[@]}"; do
         outcome=caught
     fi
     git apply --reverse "$patch"
-    first=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p; s/^---- \(.*\) stdout ----$/\1/p' "$log" | head -n 1)
+    failed=$(sed -n 's/^---- \(.*\) stdout ----$/\1/p' "$log" | sort -u | paste -sd ' ')
     if [ "$outcome" = caught ]; then
         caught=$((caught + 1))
-        echo "caught: $name: $title ${first:-a run that did not end}"
+        echo "caught: $name: $title: ${failed:-a run that did not end}"
     else
         missed+=("$name")
         echo "NOT CAUGHT ($outcome): $name: $title"
