@@ -92,12 +92,17 @@ pub(crate) fn drop_keyspace(inner: &Inner, name: &str) -> Result<bool> {
     for (level, _, table) in view.version.tables() {
         install::let_go(inner, &core, level, table);
     }
-    core.rotate(SequenceNumber::ZERO, inner.clock.unix_ms());
-    core.view.rcu(|view| ReadView {
-        active: Arc::clone(&view.active),
-        immutables: Vec::new(),
-        version: Arc::new(Version::empty()),
-    });
+    {
+        // Nobody may find the memtable in use between the two steps and rotate it after them: what is then immutable
+        // would be waited for, and flushed by nobody.
+        let _commit = inner.commit().lock();
+        core.rotate(SequenceNumber::ZERO, inner.clock.unix_ms());
+        core.view.rcu(|view| ReadView {
+            active: Arc::clone(&view.active),
+            immutables: Vec::new(),
+            version: Arc::new(Version::empty()),
+        });
+    }
     drop(view);
     inner.work.tree_changed();
     if inner.runs_inline() {

@@ -210,10 +210,11 @@ impl KeyspaceCore {
     }
 
     /// Makes the active memtable immutable and starts an empty one. The caller holds the commit lock, or is recovery;
-    /// `cut` is the last sequence number given, `now_ms` the time.
-    pub(crate) fn rotate(&self, cut: SequenceNumber, now_ms: u64) {
+    /// `cut` is the last sequence number given, `now_ms` the time. Returns what is immutable now; a flush may have
+    /// taken it out of the view already.
+    pub(crate) fn rotate(&self, cut: SequenceNumber, now_ms: u64) -> Arc<Memory> {
         let bytes = self.options.load().memtable_bytes;
-        self.view.rcu(|view| {
+        let before = self.view.rcu(|view| {
             view.active.set_cut(cut);
             view.active.table.note_write_time(now_ms);
             let fresh =
@@ -223,6 +224,7 @@ impl KeyspaceCore {
             immutables.extend(view.immutables.iter().cloned());
             ReadView { active: fresh, immutables, version: Arc::clone(&view.version) }
         });
+        Arc::clone(&before.active)
     }
 }
 
@@ -349,9 +351,8 @@ impl Inner {
 
     /// Rotates the memtable of `core`. The caller holds the commit lock; `cut` is the last sequence number given.
     pub(crate) fn rotate(&self, core: &KeyspaceCore, cut: SequenceNumber) {
-        core.rotate(cut, self.clock.unix_ms());
+        let sealed = core.rotate(cut, self.clock.unix_ms());
         self.listeners.note(|| {
-            let sealed = Arc::clone(&core.view.load().immutables[0]);
             Event::MemtableSealed(MemtableSealed {
                 keyspace: Arc::clone(&core.name),
                 bytes: sealed.table.bytes(),
@@ -372,11 +373,16 @@ impl Inner {
     /// Refuses to work on a closed database.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "the database is closed")
-                .at(&self.dir)
-                .advise("open it again"));
+            return Err(self.closed_error());
         }
         Ok(())
+    }
+
+    #[cold]
+    pub(crate) fn closed_error(&self) -> Error {
+        Error::new(ErrorKind::Closed, "the database is closed")
+            .at(&self.dir)
+            .advise("open it again")
     }
 
     /// Refuses to write to a closed database, or one opened for reading.

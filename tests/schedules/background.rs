@@ -98,6 +98,34 @@ fn a_close_ends_what_runs_and_every_call_returns() {
     });
 }
 
+/// What flushes a keyspace, and what listens, beside the one that drops it.
+#[test]
+fn a_keyspace_is_dropped_while_it_is_flushed() {
+    explore("background_dropped", (20, 500, 100_000), || {
+        let fs = Arc::new(SimFs::new());
+        let listener = |_: &Event| {};
+        let db = builder(&fs, options(pick(&[0, 1, 2])), small()).listener(Arc::new(listener));
+        let db = db.open(DIR).unwrap();
+        let keyspace = db.keyspace("dropped", small()).unwrap();
+        keyspace.put("a", "1").unwrap();
+        let flushers = (0..2).map(|_| {
+            let db = db.clone();
+            go(move || db.flush().unwrap())
+        });
+        let mut all: Vec<_> = flushers.collect();
+        let writer = keyspace.clone();
+        all.push(go(move || match writer.put("b", value(1, 13 << 10)) {
+            Ok(()) => drop(writer.put("c", "2")),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}"),
+        }));
+        assert!(db.drop_keyspace("dropped").unwrap());
+        join(all);
+        drop(keyspace);
+        db.close().unwrap();
+        check_left(&fs);
+    });
+}
+
 /// Two handles close, a third is dropped, an async write waits for its timer: all at once.
 #[test]
 fn handles_close_and_drop_at_once() {
