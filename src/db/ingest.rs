@@ -210,7 +210,8 @@ impl Ingest {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             empty => {
-                inner.check_open()?;
+                // The close waits until the file is there: later the number may be another opener's.
+                let Some(_running) = inner.work.begin() else { return Err(inner.closed_error()) };
                 let number = inner.new_file_number();
                 self.created.push(number);
                 // Where they will lie is not known yet; the deepest level is what they are made for.
@@ -309,10 +310,8 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         self.writer = None;
         let inner = &self.handle.inner;
-        if inner.check_open().is_err() {
-            // The directory may be another opener's, who removes what no manifest names.
-            return;
-        }
+        // After the close the directory may be another opener's, who removes what no manifest names.
+        let Some(_running) = inner.work.begin() else { return };
         for number in self.created.drain(..) {
             let _ = inner.fs.remove(&FileKind::Table(number).path(&inner.dir));
         }

@@ -204,6 +204,12 @@ impl WorkQueue {
         self.due.wait(state);
     }
 
+    /// Begins a job in a thread of the user's; `None` after shutdown.
+    pub(crate) fn begin(&self) -> Option<Running<'_>> {
+        let mut state = self.lock();
+        (!state.shutdown).then(|| Running::begin(self, &mut state))
+    }
+
     /// Waits until no job runs; after shutdown none begins.
     pub(crate) fn wait_jobs_ended(&self) {
         let mut state = self.state.lock();
