@@ -191,16 +191,30 @@ impl FileSystem for StdFs {
         if kind == LockKind::Exclusive {
             options.write(true).create(true).truncate(false);
         }
-        let Some(file) = open_regular(&mut options, path)? else { return Ok(None) };
-        let locked = match kind {
-            LockKind::Exclusive => file.try_lock(),
-            LockKind::Shared => file.try_lock_shared(),
-        };
-        match locked {
-            Ok(()) => Ok(Some(Box::new(StdFileLock { _file: file }))),
-            Err(TryLockError::WouldBlock) => Err(locked_elsewhere(path)),
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        loop {
+            let Some(file) = open_regular(&mut options, path)? else { return Ok(None) };
+            let locked = match kind {
+                LockKind::Exclusive => file.try_lock(),
+                LockKind::Shared => file.try_lock_shared(),
+            };
+            match locked {
+                // What was removed since it was opened keeps nobody out.
+                Ok(()) if !is_at(&file, path)? => {}
+                Ok(()) => return Ok(Some(Box::new(StdFileLock { _file: file }))),
+                Err(TryLockError::WouldBlock) => return Err(locked_elsewhere(path)),
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+            }
         }
+    }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let ours = file.metadata().map_err(|e| Error::io("stat", path, e))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("stat", path, e)),
     }
 }
 
@@ -498,6 +512,18 @@ mod tests {
         drop(held);
         let _shared = StdFs.lock(&path, LockKind::Shared).unwrap().unwrap();
         let _too = StdFs.lock(&path, LockKind::Shared).unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_or_replaced_locks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let file = File::create(&path).unwrap();
+        assert!(is_at(&file, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path).unwrap());
+        File::create(&path).unwrap();
+        assert!(!is_at(&file, &path).unwrap());
     }
 
     #[test]
