@@ -308,7 +308,10 @@ fn info(description: &Description) -> BackupInfo {
         created_ms: description.created_ms,
         sequence: description.sequence.0,
         tables: description.tables.len() as u64,
-        table_bytes: description.tables.values().map(|content| content.bytes).sum(),
+        table_bytes: description
+            .tables
+            .values()
+            .fold(0, |bytes, content| content.bytes.saturating_add(bytes)),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::coding::{Decoder, Truncated, put_u32, put_u64};
 use crate::content::{Content, ContentHash};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
-use crate::key::{FileNumber, SequenceNumber};
+use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::state::ManifestState;
 use crate::version::edit::VersionEdit;
 
@@ -209,8 +209,11 @@ fn state_of(edit: &VersionEdit, stored: &BTreeMap<FileNumber, Content>) -> Resul
     if named_count != stored.len() {
         return Err(misfit("tables are stored that no tree names".to_owned()));
     }
-    if state.next_file_number.0 == u64::MAX {
+    if state.next_file_number >= FileNumber::USED_UP {
         return Err(misfit("no file number is left".to_owned()));
+    }
+    if !state.keyspaces.contains_key(&KeyspaceId::default()) {
+        return Err(misfit("the default keyspace is missing".to_owned()));
     }
     Ok(state)
 }

@@ -46,12 +46,14 @@ impl<'a> Store<'a> {
             fs.sync_dir(dir)?;
         }
         let mut store = Store { fs, dir, _lock: lock, tables: BTreeSet::new(), next_id: 1 };
-        for entry in store.files()? {
+        for entry in fs.list(dir)?.unwrap_or_default() {
             match BackupFile::parse(&entry.name) {
-                Some(BackupFile::Unfinished) => fs.remove(&dir.join(&entry.name))?,
                 Some(BackupFile::Description(id)) => {
-                    store.next_id = store.next_id.max(id.saturating_add(1));
+                    let next_id = id.checked_add(1).ok_or_else(|| numbers_used_up(dir, &entry))?;
+                    store.next_id = store.next_id.max(next_id);
                 }
+                _ if !entry.is_file => {}
+                Some(BackupFile::Unfinished) => fs.remove(&dir.join(&entry.name))?,
                 Some(BackupFile::Table(number, hash)) => {
                     store.tables.insert((number, Content { bytes: entry.bytes, hash }));
                 }
@@ -142,21 +144,16 @@ impl<'a> Store<'a> {
         self.sweep()
     }
 
-    fn files(&self) -> Result<Vec<DirEntry>> {
-        let entries = self.fs.list(self.dir)?.unwrap_or_default();
-        Ok(entries.into_iter().filter(|entry| entry.is_file).collect())
-    }
-
     /// Removes the tables that no backup needs. Returns how many, and their bytes.
     pub(crate) fn sweep(&mut self) -> Result<(u64, u64)> {
-        let entries = self.files()?;
+        let entries = self.fs.list(self.dir)?.unwrap_or_default();
         let mut needed = BTreeSet::new();
         for id in ids(&entries) {
             let Ok(description) = describe(self.fs, self.dir, id) else { return Ok((0, 0)) };
             needed.extend(description.tables.iter().map(|(number, table)| (*number, table.hash)));
         }
         let (mut gone_count, mut gone_bytes) = (0, 0);
-        for entry in &entries {
+        for entry in entries.iter().filter(|entry| entry.is_file) {
             let Some(BackupFile::Table(number, hash)) = BackupFile::parse(&entry.name) else {
                 continue;
             };
@@ -187,10 +184,18 @@ pub(crate) fn lock(
     })
 }
 
-/// The numbers of the backups, ascending.
+#[cold]
+fn numbers_used_up(dir: &Path, entry: &DirEntry) -> Error {
+    Error::invalid("there is no number left for another backup")
+        .at(&dir.join(&entry.name))
+        .advise("remove this backup, or name another directory")
+}
+
+/// The numbers of the backups, ascending. Also of what has a description's name and is no file: its tables are needed
+/// by somebody who moved it away, and reading it says what is wrong.
 pub(crate) fn ids(entries: &[DirEntry]) -> Vec<u64> {
-    let files = entries.iter().filter(|entry| entry.is_file);
-    let mut ids: Vec<u64> = files
+    let mut ids: Vec<u64> = entries
+        .iter()
         .filter_map(|entry| match BackupFile::parse(&entry.name) {
             Some(BackupFile::Description(id)) => Some(id),
             _ => None,

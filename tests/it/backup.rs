@@ -538,6 +538,32 @@ fn no_table_is_removed_while_a_description_cannot_be_read() {
     assert_eq!(fs.list_dir(BACKUPS), ["BACKUP.lock"]);
 }
 
+/// Somebody moved the description away and left a link, as annexes do.
+#[test]
+fn a_description_that_is_no_file_keeps_its_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let (db_dir, backups) = (dir.path().join("db"), dir.path().join("backups"));
+    let db = Db::open(&db_dir).unwrap();
+    db.put("a", "1").unwrap();
+    let first = db.backup(&backups).unwrap().id;
+    let description = backups.join("BACKUP-000001");
+    let moved = dir.path().join("moved");
+    std::fs::rename(&description, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &description).unwrap();
+    db.compact_range::<&str>(..).unwrap();
+    db.put("a", "2").unwrap();
+    let second = db.backup(&backups).unwrap().id;
+    assert_ne!(first, second);
+    let backup_dir = BackupDir::new(&backups);
+    let problems = backup_dir.list().unwrap().problems;
+    assert!(problems.len() == 1 && problems[0].path() == Some(&*description), "{problems:?}");
+    backup_dir.remove(second).unwrap();
+    std::fs::rename(&moved, &description).unwrap();
+    let restored = dir.path().join("restored");
+    backup_dir.restore(Some(first), &restored).unwrap();
+    assert_eq!(Db::open(&restored).unwrap().get("a").unwrap().as_deref(), Some(&b"1"[..]));
+}
+
 #[test]
 fn a_damaged_table_of_the_database_does_not_get_into_a_backup() {
     let fs = SimFs::new();
@@ -579,6 +605,11 @@ fn wrong_directories_and_numbers_are_errors_that_say_so() {
         assert!(matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Locked), "{error}");
     }
     assert!(fs.list_dir("/none").is_empty() && fs.list_dir(RESTORED).is_empty());
+    let last = Path::new(BACKUPS).join("BACKUP-18446744073709551615");
+    fs.write_file(&last, b"planted").unwrap();
+    assert_eq!(backup(world.db(), BACKUPS), ErrorKind::InvalidArgument);
+    assert_eq!(fs.read_file(&last).unwrap(), b"planted");
+    fs.remove_file(&last).unwrap();
     // A backup directory is no database, even for an open that would create one.
     let opened = Setup::small().open(Arc::new(fs.clone()), Path::new(BACKUPS));
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::InvalidArgument);

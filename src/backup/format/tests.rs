@@ -133,6 +133,13 @@ fn each_kind_of_nonsense_under_a_good_checksum_has_its_name() {
     let mut more = sample();
     more.tables.insert(FileNumber(10), Content { bytes: 1, hash: ContentHash(1) });
     fails(&more.encode(path()).unwrap(), ErrorKind::Corruption, "no tree names");
+    let mut used_up = sample();
+    used_up.state.next_file_number = FileNumber::USED_UP;
+    fails(&used_up.encode(path()).unwrap(), ErrorKind::Corruption, "no file number");
+    let mut renamed = sample();
+    let keyspace = renamed.state.keyspaces.remove(&KeyspaceId(0)).unwrap();
+    renamed.state.keyspaces.insert(KeyspaceId(1), keyspace);
+    fails(&renamed.encode(path()).unwrap(), ErrorKind::Corruption, "default keyspace");
 }
 
 #[test]
