@@ -99,8 +99,9 @@ impl Run {
         // The cut is clamped only for runs that break the order, which tests draw.
         let fence = |key: &[u8]| key_prefix(key.get(shared_len..).unwrap_or_default());
         let fences = tables.iter().map(|table| fence(&table.meta().largest)).collect();
-        let bytes = tables.iter().map(|table| table.meta().file_bytes).sum();
-        let entry_count = tables.iter().map(|table| table.meta().entry_count).sum();
+        let bytes = tables.iter().map(|table| table.meta().file_bytes).fold(0, u64::saturating_add);
+        let entry_count =
+            tables.iter().map(|table| table.meta().entry_count).fold(0, u64::saturating_add);
         Run { id, tables, shared_prefix, fences, bytes, entry_count }
     }
 
@@ -154,7 +155,7 @@ fn last(tables: &[Arc<Table>]) -> &[u8] {
 impl Level {
     /// The bytes of its files.
     pub fn bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.bytes()).sum()
+        self.runs.iter().map(|run| run.bytes()).fold(0, u64::saturating_add)
     }
 
     /// The number of its tables.
@@ -339,7 +340,7 @@ impl Version {
 
     /// The bytes of its files.
     pub fn bytes(&self) -> u64 {
-        self.levels.iter().map(Level::bytes).sum()
+        self.levels.iter().map(Level::bytes).fold(0, u64::saturating_add)
     }
 
     /// The number of its runs: how many tables a point read may have to consider, its structural

@@ -412,6 +412,12 @@ fn read_key(from: &mut Decoder<'_>) -> Result<Box<[u8]>, Bad> {
     if key.len() > KEY_LEN_MAX { Err(Bad("has too long a key")) } else { Ok(key.into()) }
 }
 
+/// A count or a number of bytes of one table, below what sums over many tables would overflow with.
+fn read_size(from: &mut Decoder<'_>) -> Result<u64, Bad> {
+    let size = from.varint()?;
+    if size < 1 << 48 { Ok(size) } else { Err(Bad("has a size that no table has")) }
+}
+
 fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
     let keyspace = read_id(from)?;
     let level = from.varint32()? as usize;
@@ -421,12 +427,12 @@ fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
     let run = RunId(from.varint()?);
     let meta = TableMeta {
         number: read_number(from)?,
-        file_bytes: from.varint()?,
-        entry_count: from.varint()?,
-        tombstone_count: from.varint()?,
-        shadowed_count: from.varint()?,
-        key_bytes: from.varint()?,
-        value_bytes: from.varint()?,
+        file_bytes: read_size(from)?,
+        entry_count: read_size(from)?,
+        tombstone_count: read_size(from)?,
+        shadowed_count: read_size(from)?,
+        key_bytes: read_size(from)?,
+        value_bytes: read_size(from)?,
         smallest: read_key(from)?,
         largest: read_key(from)?,
         sequence_min: read_sequence(from)?,
@@ -443,6 +449,6 @@ fn read_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
 
 fn read_part_added(from: &mut Decoder<'_>) -> Result<TableAdded, Bad> {
     let mut added = read_added(from)?;
-    added.meta.hidden_entry_count = from.varint()?;
+    added.meta.hidden_entry_count = read_size(from)?;
     if added.meta.is_partial() { Ok(added) } else { Err(Bad("hides nothing of its table")) }
 }

@@ -52,19 +52,19 @@ fn tables_added() -> impl Strategy<Value = TableAdded> {
     let place = (any::<u32>(), 0..LEVEL_COUNT, any::<u64>());
     let sequence = || (0..=SequenceNumber::MAX.0).prop_map(SequenceNumber);
     let numbers = any::<([u64; 7], [u64; 4], u32)>();
-    let hidden = prop_oneof![Just(0), any::<u64>()];
+    let hidden = prop_oneof![Just(0), 0..1u64 << 48];
     (place, key(), key(), (sequence(), sequence()), numbers, hidden).prop_map(
         |((keyspace, level, run), smallest, largest, sequences, numbers, hidden_entry_count)| {
             let (sequence_min, sequence_max) = sequences;
             let (counts, times, checksum) = numbers;
             let meta = TableMeta {
                 number: FileNumber(counts[0] % (FileNumber::MAX.0 + 1)),
-                file_bytes: counts[1],
-                entry_count: counts[2],
-                tombstone_count: counts[3],
-                shadowed_count: counts[4],
-                key_bytes: counts[5],
-                value_bytes: counts[6],
+                file_bytes: counts[1] >> 16,
+                entry_count: counts[2] >> 16,
+                tombstone_count: counts[3] >> 16,
+                shadowed_count: counts[4] >> 16,
+                key_bytes: counts[5] >> 16,
+                value_bytes: counts[6] >> 16,
                 smallest,
                 largest,
                 sequence_min,
@@ -140,6 +140,10 @@ fn wrong_fields_are_named() {
         (&[1, 3, 0, 1, 0xff], "a field of kind 1 in the edit has text that is not UTF-8"),
         (&[2, 3, 0, 0, 0], "a field of kind 2 in the edit has an option without a name"),
         (&[4, 2, 0, 7], "a field of kind 4 in the edit has a level that is too deep"),
+        (
+            &[4, 11, 0, 0, 0, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40],
+            "a field of kind 4 in the edit has a size that no table has",
+        ),
         (
             &[9, 9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
             "a field of kind 9 in the edit has too large a sequence number",
