@@ -86,6 +86,7 @@ max_len() {
     wal | manifest) echo 8192 ;;
     table | trace) echo 16384 ;;
     db_directory) echo 32768 ;;
+    operations) echo 1024 ;;
     *) echo 4096 ;;
     esac
 }

@@ -47,7 +47,7 @@ pub const TARGETS: [Target; 10] = [
     target("table", Format::Table, 16 << 10, decoding::table::check),
     target("db_directory", Format::Directory, 32 << 10, db_directory::check),
     target("shell", Format::Lines, 4 << 10, shell::check),
-    target("operations", Format::Blind, 4 << 10, operations::check),
+    target("operations", Format::Blind, 1 << 10, operations::check),
     target("trace", Format::Trace, 16 << 10, trace::check),
 ];
 
