@@ -48,7 +48,7 @@ cd "$copy"
 rm -rf .git
 git init --quiet .
 
-# tests SELECTION: what "Caught by" names: `it FILTER...` or `lib FILTER...`, several separated by `;`.
+# tests SELECTION: what "Caught by" names: `it FILTER...`, `lib FILTER...` or `schedules FILTER`, several separated by `;`.
 tests() {
     local part
     local -a parts words
@@ -58,6 +58,7 @@ tests() {
         case ${words[0]} in
         it) timeout 600 cargo test --locked --quiet --test it -- "${words[@]:1}" || return 1 ;;
         lib) timeout 600 cargo test --locked --quiet --lib -- "${words[@]:1}" || return 1 ;;
+        schedules) ESKER_TRUST=ci timeout 600 tests/schedules.sh "${words[1]}" || return 1 ;;
         *)
             echo "unknown tests: $part" >&2
             exit 2

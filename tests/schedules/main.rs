@@ -21,6 +21,7 @@ mod trust;
 mod background;
 mod commit;
 mod explore;
+mod ingest;
 mod stalls;
 mod support;
 mod trees;

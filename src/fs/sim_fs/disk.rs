@@ -118,6 +118,9 @@ impl Directory {
             | Persist::NamesAndLengths
             | Persist::Torn { .. } => self.current.clone(),
             Persist::Prefix { .. } => self.first_names(end),
+            Persist::AllNamesButOne { index } => {
+                self.names_without((index % self.pending.len() as u64) as usize)
+            }
             Persist::Random { percent, .. } => self.random_names(percent, rng),
         };
         Arc::new(Directory { current: names.clone(), durable: names, pending: Vec::new() })
@@ -127,6 +130,13 @@ impl Directory {
         let mut names = self.durable.clone();
         let first = self.pending.iter().take_while(|(stamp, _)| *stamp < end);
         first.for_each(|(_, change)| change.apply(&mut names));
+        names
+    }
+
+    fn names_without(&self, missing: usize) -> Names {
+        let mut names = self.durable.clone();
+        let others = self.pending.iter().enumerate().filter(|(at, _)| *at != missing);
+        others.for_each(|(_, (_, change))| change.apply(&mut names));
         names
     }
 

@@ -32,6 +32,12 @@ pub enum Persist {
         /// What stands in place of the others.
         rest: TornRest,
     },
+    /// All bytes, and of the unsynced changes of names in each directory all but one: directory entries reach the disk
+    /// in no order.
+    AllNamesButOne {
+        /// Which one is missing, modulo how many there are.
+        index: u64,
+    },
     /// Chance decides, separately for every unsynced 4 KiB block, file length and change of a name.
     ///
     /// Blocks may be torn inside and lengths lie between old and new. The surviving changes of

@@ -420,6 +420,28 @@ fn lengths_without_bytes_are_zeros() {
 }
 
 #[test]
+fn one_change_of_a_name_can_be_missing_before_later_ones() {
+    let fs = with_db();
+    put_synced(&fs, "old", b"1");
+    sync_db(&fs);
+    put(&fs, "new", b"2");
+    put(&fs, "tmp", b"3");
+    fs.rename(&path("tmp"), &path("old")).unwrap();
+    let left = |index| {
+        let names: Vec<_> =
+            files(&fs.crash_clone(Persist::AllNamesButOne { index })).into_iter().collect();
+        names
+            .into_iter()
+            .map(|(name, bytes)| format!("{name}={}", bytes[0] as char))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(left(0), ["old=3"]);
+    assert_eq!(left(1), ["new=2", "old=1"]);
+    assert_eq!(left(2), ["new=2", "old=1", "tmp=3"]);
+    assert_eq!(left(3), left(0));
+}
+
+#[test]
 fn a_prefix_does_not_hold_what_a_failed_sync_lost() {
     let fs = with_db();
     let mut file = put_synced(&fs, "a", b"1");
@@ -1049,6 +1071,7 @@ fn every_persist(seed: u64) -> impl Iterator<Item = Persist> {
         .chain([Persist::NamesAndLengths])
         .chain([0, 10, 50, 90, 100].map(|percent| Persist::Random { percent, seed }))
         .chain([0, 1, seed % 20, u64::MAX].map(|kept| Persist::Prefix { kept }))
+        .chain([0, seed].map(|index| Persist::AllNamesButOne { index }))
         .chain(torn.map(|rest| Persist::Torn { kept_bytes: seed, rest }))
 }
 

@@ -82,7 +82,9 @@ impl Disk {
             let content = &self.inodes[&id].content;
             let surviving = match persist {
                 Persist::Nothing | Persist::NamesOnly => SurvivingBytes::Durable,
-                Persist::Everything | Persist::BytesOnly => SurvivingBytes::Current,
+                Persist::Everything | Persist::BytesOnly | Persist::AllNamesButOne { .. } => {
+                    SurvivingBytes::Current
+                }
                 Persist::NamesAndLengths => SurvivingBytes::Length,
                 Persist::Prefix { .. } => SurvivingBytes::Before(end),
                 Persist::Torn { kept_bytes, rest } => SurvivingBytes::Torn(kept_bytes, rest),
