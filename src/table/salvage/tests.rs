@@ -181,7 +181,8 @@ fn blocks_behind_a_long_damaged_one_are_found_without_the_index() {
     }
     assert!(Anatomy::of(&fs.read_file(&path).unwrap(), NUMBER).index.is_none());
     let (salvaged, found) = read(&fs, Some(&meta));
-    assert_eq!(salvaged.gaps.len(), 1);
+    // What the block held, and what may have stood at the end.
+    assert_eq!(salvaged.gaps.len(), 2, "{:?}", salvaged.gaps);
     assert!(found.len() > 250, "{}", found.len());
     assert_eq!(found.last().unwrap().0, b"key 299");
 }
