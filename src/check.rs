@@ -16,6 +16,7 @@
 //! What is no damage is a *note*: a torn end that the next open drops, files that nothing names. Which bytes no check
 //! can cover stands in `docs/operations.md`.
 
+pub(crate) mod log;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -25,23 +26,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::assembly::refuse_incomplete;
-use crate::batch::operations;
+use crate::check::log::LogStart;
+use crate::content::to_memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::{DirEntry, FileSystem};
 use crate::key::{FileNumber, KeyspaceId};
 use crate::manifest::recovery::{
-    Current, Recovered, missing_manifest, read_current, recover_manifest,
+    Current, Recovered, missing_manifest, read_current, recover_manifest, salvage_edits,
 };
 use crate::manifest::state::ManifestState;
-use crate::options::{ReadMode, RecoveryMode, Verify};
+use crate::options::{ReadMode, Verify};
 use crate::table::TableMeta;
 use crate::table::reader::{ReadContext, TableReader};
 use crate::table::salvage::describe;
-use crate::wal::WalPosition;
-use crate::wal::reader::{FIRST_RECORD_OFFSET, SegmentReader, Step};
-use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
-use crate::wal::segment::{HeaderState, RecordKind};
+use crate::version::edit::VersionEdit;
+use crate::wal::replay::Replay;
 
 /// What a verification read, and what was wrong.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,8 @@ pub(crate) struct Survey {
     pub(crate) tables: BTreeMap<FileNumber, Option<Error>>,
     /// Without a manifest: what the good tables say of themselves.
     pub(crate) described: BTreeMap<FileNumber, (TableMeta, Option<KeyspaceId>)>,
+    /// Where the log begins.
+    pub(crate) log_start: LogStart,
     /// What an open would replay, or why it would not.
     pub(crate) log: Result<Replay>,
     pub(crate) report: VerifyReport,
@@ -116,6 +118,23 @@ impl Survey {
             FileKind::WalSegment(number) => Some(number),
             _ => None,
         })
+    }
+
+    /// Every readable edit of every manifest in the directory, oldest first. They make no state; each was true of some
+    /// moment.
+    pub(crate) fn salvaged_edits(
+        &self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+    ) -> Result<Vec<VersionEdit>> {
+        let mut edits = Vec::new();
+        for number in self.manifest_numbers() {
+            let path = FileKind::Manifest(number).path(dir);
+            let Some(file) = fs.open(&path)? else { continue };
+            let bytes = to_memory(&*file, file.bytes(), &path)?;
+            edits.extend(salvage_edits(&bytes, number).into_iter().map(|(_, edit)| edit));
+        }
+        Ok(edits)
     }
 }
 
@@ -177,6 +196,7 @@ pub(crate) fn survey(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
         manifest: None,
         tables: BTreeMap::new(),
         described: BTreeMap::new(),
+        log_start: LogStart::default(),
         log: Ok(Replay::default()),
         report: VerifyReport::default(),
     };
@@ -184,11 +204,13 @@ pub(crate) fn survey(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
     if let Some(recovered) = survey.manifest.take() {
         survey.check_state(&recovered, dir);
         survey.check_named_tables(fs, dir, &recovered.state)?;
-        survey.check_log(fs, dir, Some(&recovered.state))?;
+        survey.log_start = LogStart::of(&recovered.state);
+        survey.check_log(fs, dir, Some(recovered.state.next_keyspace_id))?;
         survey.note_others(Some(&recovered));
         survey.manifest = Some(recovered);
     } else {
         survey.check_all_tables(fs, dir)?;
+        survey.log_start = LogStart::guess(&survey, fs, dir)?;
         survey.check_log(fs, dir, None)?;
         survey.note_others(None);
     }
@@ -196,8 +218,9 @@ pub(crate) fn survey(fs: &dyn FileSystem, dir: &Path) -> Result<Survey> {
 }
 
 impl Survey {
-    /// Reads the manifest that `CURRENT` names; if that is damaged, the newest one that can be read: each was whole
-    /// before `CURRENT` named it, and an older one is removed only after that.
+    /// Reads the manifest that `CURRENT` names; if that is damaged, the newest one: each was whole before `CURRENT`
+    /// named it, and an older one is removed only after that. Removed if that works: so an older one that is still
+    /// there is not believed if a newer one cannot be read, or tables that it names are gone.
     fn find_manifest(&mut self, fs: &dyn FileSystem, dir: &Path) -> Result<()> {
         let current = FileKind::Current.path(dir);
         let named = match read_current(fs, dir) {
@@ -215,22 +238,27 @@ impl Survey {
             }
         };
         let unnamed = |number| Current { number, sealed_bytes: None };
-        let candidates = named.map_or_else(
-            || self.manifest_numbers().into_iter().map(unnamed).collect(),
-            |named| vec![named],
-        );
-        for current in candidates.into_iter().rev() {
-            let found = recover_manifest(fs, dir, current)
-                .and_then(|found| found.ok_or_else(|| missing_manifest(dir, current.number)));
-            match found {
-                Ok(recovered) => {
-                    self.manifest = Some(recovered);
-                    return Ok(());
-                }
-                Err(error) => drop(note_damage(Err(error), &mut self.report)?),
+        let newest = self.manifest_numbers().last().copied().map(unnamed);
+        let Some(current) = named.or(newest) else { return Ok(()) };
+        let found = recover_manifest(fs, dir, current)
+            .and_then(|found| found.ok_or_else(|| missing_manifest(dir, current.number)));
+        match found {
+            Ok(recovered) if named.is_some() || self.has_tables_of(&recovered.state) => {
+                self.manifest = Some(recovered);
             }
+            Ok(_) => {}
+            Err(error) => drop(note_damage(Err(error), &mut self.report)?),
         }
         Ok(())
+    }
+
+    /// Whether every table that `state` names is there, damaged or not.
+    fn has_tables_of(&self, state: &ManifestState) -> bool {
+        let present = self.table_numbers();
+        let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
+        versions
+            .flat_map(|version| version.tables())
+            .all(|(_, _, table)| present.binary_search(&table.meta().number).is_ok())
     }
 
     /// What the manifest claims that no table and no log can refute.
@@ -316,50 +344,9 @@ impl Survey {
         Ok(())
     }
 
-    /// Replays the log as an open would. If it would fail, every segment is looked at by itself.
-    fn check_log(
-        &mut self,
-        fs: &dyn FileSystem,
-        dir: &Path,
-        state: Option<&ManifestState>,
-    ) -> Result<()> {
-        let options = log_options(self, state, RecoveryMode::PointInTime);
-        let next_id = state.map(|state| state.next_keyspace_id);
-        let mut check = |record: &WalRecord<'_>| check_record(record, next_id, dir);
-        self.log = replay(fs, dir, options, &mut check);
-        match &self.log {
-            Ok(replayed) => {
-                self.report.wal_records = replayed.record_count;
-                if replayed.dropped_bytes > 0 {
-                    let file = FileKind::WalSegment(replayed.end.segment).file_name();
-                    let what = format!(
-                        "ends at offset {} with {} bytes that were never promised, which the next open drops",
-                        replayed.end.offset, replayed.dropped_bytes
-                    );
-                    self.report.note(&file, &what);
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::Corruption => {
-                let error = error.clone();
-                let named = error.path().map(Path::to_path_buf);
-                self.report.problems.push(error);
-                for number in self.segment_numbers() {
-                    let is_live = number >= options.first_segment;
-                    if is_live && named != Some(FileKind::WalSegment(number).path(dir)) {
-                        let checked = check_segment(fs, dir, number);
-                        note_damage(checked, &mut self.report)?;
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => Err(error.clone()),
-        }
-    }
-
     /// Notes files that the database does not need.
     fn note_others(&mut self, recovered: Option<&Recovered>) {
-        let first_segment = recovered.map_or(FileNumber(0), |found| found.state.wal_first_segment);
+        let first_segment = self.log_start.first_segment;
         for entry in self.entries.clone().into_iter().filter(|entry| entry.is_file) {
             let kind = FileKind::parse(&entry.name);
             let what = match kind {
@@ -383,73 +370,5 @@ impl Survey {
             };
             self.report.note(&entry.name, what);
         }
-    }
-}
-
-/// How the log of the database is replayed; without a manifest from the first segment that there is.
-pub(crate) fn log_options(
-    survey: &Survey,
-    state: Option<&ManifestState>,
-    mode: RecoveryMode,
-) -> ReplayOptions {
-    match state {
-        Some(state) => ReplayOptions {
-            first_segment: state.wal_first_segment,
-            mode,
-            promised: state.wal_synced,
-        },
-        None => ReplayOptions {
-            first_segment: survey.segment_numbers().first().copied().unwrap_or_default(),
-            mode,
-            promised: WalPosition::default(),
-        },
-    }
-}
-
-/// Whether a record holds what it says: readable operations, as many as it counts, on keyspaces that there were.
-pub(crate) fn check_record(
-    record: &WalRecord<'_>,
-    next_id: Option<KeyspaceId>,
-    dir: &Path,
-) -> Result<()> {
-    if record.kind != RecordKind::Batch {
-        return Ok(());
-    }
-    let path = FileKind::WalSegment(record.start.segment).path(dir);
-    let wrong = |what: String| Error::corruption(&path, record.start.offset, what);
-    let mut count = 0u64;
-    for operation in operations(record.payload) {
-        let operation =
-            operation.map_err(|error| error.at(&path).at_offset(record.start.offset))?;
-        count += 1;
-        let KeyspaceId(id) = operation.keyspace;
-        if next_id.is_some_and(|next_id| operation.keyspace >= next_id) {
-            return Err(wrong(format!("a batch names keyspace {id}, which never was")));
-        }
-    }
-    if count != u64::from(record.entry_count) {
-        let says = record.entry_count;
-        return Err(wrong(format!("a batch holds {count} operations, but its record says {says}")));
-    }
-    Ok(())
-}
-
-/// Looks at one segment by itself: a header that is none, or a damaged place with good records behind it.
-fn check_segment(fs: &dyn FileSystem, dir: &Path, number: FileNumber) -> Result<()> {
-    let Some(mut reader) = SegmentReader::open(fs, dir, number)? else { return Ok(()) };
-    let floor = match reader.header()? {
-        HeaderState::Valid(header) => header.first_sequence,
-        HeaderState::Damaged => return Err(reader.corruption(0, "log segment header is damaged")),
-        HeaderState::Blank | HeaderState::Stale(_) => return Ok(()),
-    };
-    let mut offset = FIRST_RECORD_OFFSET;
-    while let Step::Record(record, _) = reader.step(offset)? {
-        offset += record.record_len();
-    }
-    match reader.find(offset + 1, floor)? {
-        Some(_) => {
-            Err(reader.corruption(offset, "log record is damaged, with good ones behind it"))
-        }
-        None => Ok(()),
     }
 }

@@ -8,7 +8,8 @@
 //! # Bounds
 //! A decoder allocates the uncompressed length before it decodes. That length is therefore refused
 //! when the method could not have reached it from the bytes at hand: Snappy makes at most 64 bytes
-//! out of 2, Zstandard at most a block of 128 KiB out of 4.
+//! out of 2, Zstandard at most a block of 128 KiB out of 4. That is still much, and a failed allocation
+//! ends the process: so a long one is refused if there is no memory for it.
 //!
 //! This file knows nothing of blocks, files or checksums.
 
@@ -23,6 +24,8 @@ use crate::options::Compression;
 const ZSTD_LEVEL: i32 = 1;
 const SNAP_EXPANSION_MAX: usize = 32;
 const ZSTD_EXPANSION_MAX: usize = (128 << 10) / 4;
+/// Longer blocks are of a single value, and rare.
+const LONG_BYTES: usize = 64 << 20;
 
 /// Making a Zstandard context costs more than compressing a block, so each thread keeps its own.
 #[derive(Default)]
@@ -127,7 +130,14 @@ pub(crate) fn split_compressed(compression: Compression, stored: &[u8]) -> Resul
         Compression::Zstd => ZSTD_EXPANSION_MAX,
     };
     match usize::try_from(declared) {
-        Ok(len) if len <= body.len().saturating_mul(expansion_max) => Ok((len, body)),
+        Ok(len) if len <= body.len().saturating_mul(expansion_max) => {
+            if len > LONG_BYTES && Vec::<u8>::new().try_reserve_exact(len).is_err() {
+                return Err(damaged(
+                    "no memory for a compressed block of the length that it claims",
+                ));
+            }
+            Ok((len, body))
+        }
         _ => Err(damaged("compressed block claims an impossible length")),
     }
 }

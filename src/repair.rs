@@ -25,14 +25,20 @@
 //! their sequence numbers. So tables whose keys meet are merged, and all of a keyspace becomes one run. Two things
 //! remain that cannot be known, and the report says so: a table that had left the tree, but not yet the disk, may
 //! hold versions whose tombstones are gone; and names and options of keyspaces, unless a readable piece of some
-//! manifest tells them. Tables of a bulk ingest have their sequence number in the manifest
-//! alone: if no piece of one tells it, they count as the oldest, and so do their entries.
+//! manifest tells them; of two that had one name the older gets another. Tables of a bulk ingest have their sequence
+//! number in the manifest alone: if no piece of one tells it, they count as the oldest, and so do their entries.
+//!
+//! Where the log begins is then told by such pieces too, or by the links between its segments (`check::log`); a log
+//! with a hole is read like a damaged one.
+//!
+//! A manifest that `CURRENT` does not name counts as none if a newer one is unreadable, or one of its tables is gone.
 //!
 //! Errors of the device are errors, not damage: repair would lose what a second attempt, or a copy made by a tool for
 //! failing devices, may still read.
 
 mod build;
 mod log;
+mod pieces;
 mod plan;
 
 use std::fmt;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::check::{VerifyReport, check_record};
+use crate::check::VerifyReport;
+use crate::check::log::check_record;
 use crate::db::state::Inner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;

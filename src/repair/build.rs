@@ -13,7 +13,7 @@ use crate::compaction::retention::Retention;
 use crate::content::copy;
 use crate::cursor::Cursor;
 use crate::cursor::merging::MergingCursor;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::filter::KeyProbe;
 use crate::flush::{FlushContext, flush};
@@ -21,7 +21,6 @@ use crate::fs::{Access, FileSystem};
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::manifest::Manifest;
 use crate::manifest::state::{KeyspaceState, ManifestState};
-use crate::memtable::MemTable;
 use crate::repair::plan::{Damaged, Plan, TreePlan};
 use crate::repair::{RepairReport, Site};
 use crate::table::cursor::TableCursor;
@@ -67,6 +66,7 @@ pub(super) fn build(
     }
     let Builder { next_number, made, .. } = builder;
     finish_state(&mut state, plan, survey, trees, next_number)?;
+    check_state(&state)?;
     if let Some(assembly) = assembly {
         for number in live_tables(&state).filter(|number| !made.contains(number)) {
             link_or_copy(fs, &FileKind::Table(number).path(dir), &assembly.table_path(number))?;
@@ -138,6 +138,14 @@ fn link_or_copy(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
 
 type PlacedTable = (usize, RunId, TableMeta);
 
+/// A table that is merged with others.
+#[derive(Clone, Debug)]
+struct Source {
+    /// The number of the table that its entries come from: what was salvaged of a table is no newer than that was.
+    age: FileNumber,
+    meta: TableMeta,
+}
+
 /// The state that the new manifest begins with.
 fn finish_state(
     state: &mut ManifestState,
@@ -177,6 +185,19 @@ fn finish_state(
     Ok(())
 }
 
+/// Refuses a state that an open would refuse, before anything names it.
+fn check_state(state: &ManifestState) -> Result<()> {
+    let mut opened = ManifestState::default();
+    opened.apply(&state.to_edit())?;
+    for keyspace in opened.keyspaces.values() {
+        keyspace.version.check_invariants().map_err(|what| {
+            let what = format!("what is left of keyspace {} makes no tree: {what}", keyspace.name);
+            Error::new(ErrorKind::Corruption, what)
+        })?;
+    }
+    Ok(())
+}
+
 struct Builder<'a> {
     fs: &'a dyn FileSystem,
     dir: &'a Path,
@@ -207,10 +228,8 @@ impl Builder<'_> {
             let meta = self.rewrite(id, tree, damaged, damaged.place.0)?;
             tables.extend(meta.map(|meta| (damaged.place.0, damaged.place.1, meta)));
         }
-        if let Some(refound) = plan.log.refound.get(&id) {
-            let meta = self.write_refound(id, tree, refound, &tables)?;
-            tables.extend(meta.map(|meta| (0, RunId(meta.number.0), meta)));
-        }
+        let meta = self.write_refound(id, tree, plan, &tables)?;
+        tables.extend(meta.map(|meta| (0, RunId(meta.number.0), meta)));
         for meta in self.write_log(id, tree, plan)? {
             tables.push((0, RunId(meta.number.0), meta));
         }
@@ -225,34 +244,37 @@ impl Builder<'_> {
         plan: &Plan,
         report: &mut RepairReport,
     ) -> Result<Vec<PlacedTable>> {
-        let mut sources: Vec<TableMeta> =
-            tree.kept.iter().map(|(_, _, meta)| meta.clone()).collect();
+        let kept =
+            tree.kept.iter().map(|(_, _, meta)| Source { age: meta.number, meta: meta.clone() });
+        let mut sources: Vec<Source> = kept.collect();
         for damaged in &tree.damaged {
-            sources.extend(self.rewrite(id, tree, damaged, REBUILT_LEVEL)?);
+            let meta = self.rewrite(id, tree, damaged, REBUILT_LEVEL)?;
+            sources.extend(meta.map(|meta| Source { age: damaged.number, meta }));
         }
-        sources.extend(self.write_log(id, tree, plan)?);
-        sources.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+        let logged = self.write_log(id, tree, plan)?.into_iter();
+        sources.extend(logged.map(|meta| Source { age: meta.number, meta }));
+        sources.sort_by(|a, b| a.meta.smallest.cmp(&b.meta.smallest));
         let run = RunId(self.next_number.0);
         let mut tables = Vec::new();
         let mut rest = sources.as_slice();
         while let Some(first) = rest.first() {
-            let mut largest = &first.largest;
+            let mut largest = &first.meta.largest;
             let mut count = 1;
-            while let Some(next) = rest.get(count).filter(|next| next.smallest <= *largest) {
-                largest = largest.max(&next.largest);
+            while let Some(next) = rest.get(count).filter(|next| next.meta.smallest <= *largest) {
+                largest = largest.max(&next.meta.largest);
                 count += 1;
             }
             let (meeting, behind) = rest.split_at(count);
             rest = behind;
             if count == 1 {
-                tables.push(first.clone());
+                tables.push(first.meta.clone());
                 continue;
             }
             let merged = self.merge(id, tree, meeting)?;
             let old: u64 = meeting
                 .iter()
-                .filter(|meta| !self.made.contains(&meta.number))
-                .map(|m| m.entry_count)
+                .filter(|source| !self.made.contains(&source.meta.number))
+                .map(|source| source.meta.entry_count)
                 .sum();
             report.entries_kept = report.entries_kept.saturating_sub(old);
             report.entries_rewritten += old;
@@ -330,15 +352,25 @@ impl Builder<'_> {
     }
 
     /// What the log holds of the keys that damaged tables lost, as a table above `tables`; but nothing that those
-    /// have in the same or a newer version. The log has no hole, so what it holds last of a key is the newest there
-    /// was.
+    /// have in the same or a newer version.
+    ///
+    /// Of what a merge brought to the last level nobody can tell whether it is newer: it has no sequence number any
+    /// more, and an ingest, or a write without a log, leaves nothing in the log but a hole. So an entry counts only if
+    /// no number is missing from it to the last that tables have; or if it was in a table of level 0 that is lost: what
+    /// lies below that is older, for every key in its range.
     fn write_refound(
         &mut self,
         id: KeyspaceId,
         tree: &TreePlan,
-        refound: &Arc<MemTable>,
+        plan: &Plan,
         tables: &[PlacedTable],
     ) -> Result<Option<TableMeta>> {
+        let (Some(refound), Some(keyspace)) =
+            (plan.log.refound.get(&id), plan.base.keyspaces.get(&id))
+        else {
+            return Ok(None);
+        };
+        let flushed = keyspace.flushed_sequence;
         let mut readers = Vec::new();
         for (_, _, meta) in tables {
             readers.push((meta, self.open(meta)?));
@@ -349,7 +381,12 @@ impl Builder<'_> {
         cursor.seek_to_first()?;
         while cursor.valid() {
             let (key, trailer) = (cursor.key(), cursor.trailer());
-            let is_newest = last_key.as_deref() != Some(key);
+            let sequence = trailer.sequence();
+            let was_in = |meta: &TableMeta| {
+                meta.covers(key) && (meta.sequence_min..=meta.sequence_max).contains(&sequence)
+            };
+            let is_newest = last_key.as_deref() != Some(key)
+                && (plan.log.holds(sequence, flushed) || tree.flushed.iter().any(was_in));
             let mut is_missing = is_newest;
             for (_, reader) in readers.iter().filter(|(meta, _)| is_newest && meta.covers(key)) {
                 let probe = KeyProbe::new(key_hash(key));
@@ -381,17 +418,19 @@ impl Builder<'_> {
         &mut self,
         id: KeyspaceId,
         tree: &TreePlan,
-        tables: &[TableMeta],
+        sources: &[Source],
     ) -> Result<Vec<TableMeta>> {
-        let mut newest_first: Vec<&TableMeta> = tables.iter().collect();
+        let mut newest_first: Vec<&Source> = sources.iter().collect();
         // Of entries that are alike the first source's counts.
-        newest_first.sort_by_key(|meta| Reverse(meta.number));
+        newest_first.sort_by_key(|source| Reverse(source.age));
         let mut cursors = Vec::new();
-        for meta in newest_first {
-            cursors.push(TableCursor::new(Arc::new(self.open(meta)?), Access::Sequential));
+        for source in newest_first {
+            let reader = Arc::new(self.open(&source.meta)?);
+            cursors.push(TableCursor::new(reader, Access::Sequential));
         }
-        let min_ms = tables.iter().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
-        let max_ms = tables.iter().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
+        let metas = || sources.iter().map(|source| &source.meta);
+        let min_ms = metas().map(|meta| meta.write_time_min_ms).min().unwrap_or(0);
+        let max_ms = metas().map(|meta| meta.write_time_max_ms).max().unwrap_or(min_ms);
         let mut retention = Retention::new(&[SequenceNumber::MAX], self.now_ms);
         let mut cursor = MergingCursor::new(cursors);
         cursor.seek_to_first()?;

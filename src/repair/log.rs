@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::batch::operations;
-use crate::check::{Survey, check_record, log_options};
+use crate::check::Survey;
+use crate::check::log::check_record;
 use crate::error::{ErrorKind, Result};
 use crate::fs::FileSystem;
 use crate::key::{KeyspaceId, SequenceNumber, Trailer, key_hash};
 use crate::memtable::MemTable;
 use crate::options::RecoveryMode;
 use crate::repair::{LostRange, LostWrites};
+use crate::wal::WalPosition;
 use crate::wal::replay::{WalRecord, replay};
 use crate::wal::segment::RecordKind;
 
@@ -59,19 +61,28 @@ pub(super) fn read_log(
         flushed.min().unwrap_or(0) + 1
     });
     let mut known: BTreeMap<KeyspaceId, Option<Wanted>> = BTreeMap::new();
+    let mut end: Option<WalPosition> = None;
+    let mut has_gap = false;
     let mut visit = |record: &WalRecord<'_>| {
         let first = record.first_sequence.0;
         let is_readable = check_record(record, None, dir);
         if is_readable.as_ref().is_err_and(|error| error.kind() != ErrorKind::Corruption) {
             return is_readable;
         }
-        let gap_from = next.filter(|next| *next < first && record.kind == RecordKind::Batch);
+        let gap_from = next.filter(|next| *next < first);
         next = Some(first + u64::from(record.entry_count));
-        if let Some(gap_from) = gap_from {
+        // A skip says that numbers were not logged. Behind damage nobody knows whether it means all that are missing.
+        let is_skip = record.kind == RecordKind::Skip;
+        let follows = end == Some(record.start);
+        end =
+            Some(WalPosition { offset: record.start.offset + record.record_bytes, ..record.start });
+        if let Some(gap_from) = gap_from.filter(|_| !(is_skip && follows)) {
             content.lose(gap_from, Some(first - 1));
+            has_gap |= !is_skip;
         }
         if is_readable.is_err() {
             content.lose(first, Some(record.last_sequence().0));
+            has_gap = true;
             return Ok(());
         }
         content.note_logged(record);
@@ -80,12 +91,12 @@ pub(super) fn read_log(
         }
         content.take(record, now_ms, &known)
     };
-    let replayed = replay(fs, dir, log_options(survey, state, mode), &mut visit)?;
+    let replayed = replay(fs, dir, survey.log_start.options(mode), &mut visit)?;
     if is_whole {
         // What an open would take is whole: numbers that it does not hold were never logged.
         content.lost.clear();
-    } else if content.lost.is_empty() {
-        // Something is damaged, and no number is missing before the last record: so it is what came behind it.
+    } else if !has_gap {
+        // Something is damaged, and no number is surely missing before the last record: so it is what came behind it.
         content.lose(next.unwrap_or(1), None);
     }
     content.max_sequence = replayed.max_sequence_seen;

@@ -4,23 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::check::Survey;
-use crate::content::to_memory;
 use crate::error::{ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
-use crate::manifest::recovery::salvage_edits;
 use crate::manifest::state::{KeyspaceState, ManifestState};
 use crate::options::KeyspaceOptions;
 use crate::repair::log::{LogContent, Wanted, read_log};
+use crate::repair::pieces::{DEFAULT_KEYSPACE, Pieces, UNKNOWN_KEYSPACE, free_name, nameless};
 use crate::repair::{LostRange, RepairReport, RepairedFile, Site};
 use crate::table::TableMeta;
 use crate::table::salvage::{Gap, Salvaged, salvage};
-use crate::version::edit::{OptionPairs, TableAdded, VersionEdit};
+use crate::version::edit::OptionPairs;
 use crate::version::{RunId, Version};
-
-/// The keyspace that every database has.
-const DEFAULT_KEYSPACE: &str = "default";
 
 /// A damaged table.
 #[derive(Clone, Debug)]
@@ -42,6 +38,8 @@ pub(super) struct TreePlan {
     pub(super) options: KeyspaceOptions,
     pub(super) kept: Vec<(usize, RunId, TableMeta)>,
     pub(super) damaged: Vec<Damaged>,
+    /// What the manifest says of damaged tables that are as a flush made them.
+    pub(super) flushed: Vec<TableMeta>,
 }
 
 impl TreePlan {
@@ -54,7 +52,14 @@ impl TreePlan {
         };
         // Options that cannot be used are kept as they are, and only not used here.
         let options = state.parsed_options().unwrap_or_default();
-        TreePlan { name, pairs, options, kept: Vec::new(), damaged: Vec::new() }
+        TreePlan {
+            name,
+            pairs,
+            options,
+            kept: Vec::new(),
+            damaged: Vec::new(),
+            flushed: Vec::new(),
+        }
     }
 }
 
@@ -97,6 +102,11 @@ impl Planner<'_> {
         self.survey.entries.iter().any(|entry| entry.is_file && entry.name == name)
     }
 
+    /// Whether the table is not known to be whole. Without shape, a table that the manifest does not name was not read.
+    fn is_damaged(&self, number: FileNumber) -> bool {
+        self.survey.tables.get(&number).is_none_or(Option::is_some)
+    }
+
     /// Whether the manifest can be believed. Its last record may be damaged, and not torn: then something may have
     /// acted on it, and files that the state before it names may be gone.
     fn has_shape(&self) -> bool {
@@ -134,10 +144,13 @@ impl Planner<'_> {
             let mut tree = TreePlan::new(keyspace.name.clone(), keyspace.options.clone());
             for (level, run, table) in keyspace.version.tables() {
                 let meta = table.meta();
-                if self.survey.tables.get(&meta.number).is_none_or(Option::is_none) {
+                if !self.is_damaged(meta.number) {
                     self.report.entries_kept += meta.entry_count;
                     tree.kept.push((level, run.id, meta.clone()));
                     continue;
+                }
+                if level == 0 && run.id.0 == meta.number.0 {
+                    tree.flushed.push(meta.clone());
                 }
                 let place = (level, run.id);
                 self.measure(&mut tree, meta.number, Some(meta.clone()), place)?;
@@ -154,35 +167,32 @@ impl Planner<'_> {
             let flushed = keyspace.flushed_sequence;
             Some(Wanted { flushed, lost: lost.collect(), memtable_bytes })
         })?;
-        self.forgive(state, &log);
+        self.forgive(&trees, &log);
         self.note_log(&log, trees.values().map(|tree| tree.name.as_str()));
         let next_keyspace_id = state.next_keyspace_id;
         Ok(Plan { trees, base: state.clone(), has_shape: true, log, next_keyspace_id })
     }
 
     /// Takes back what was said of tables of which nothing is lost, because the log holds every write that they were
-    /// made of. That is known of tables as a flush made them: a merge may have changed values by a filter.
-    fn forgive(&mut self, state: &ManifestState, log: &LogContent) {
+    /// made of, and all of those are found again. That is known of tables as a flush made them: a merge may have
+    /// changed values by a filter.
+    fn forgive(&mut self, trees: &BTreeMap<KeyspaceId, TreePlan>, log: &LogContent) {
         if self.survey.log.is_err() {
             return;
         }
-        for keyspace in state.keyspaces.values() {
-            for (level, run, table) in keyspace.version.tables() {
-                let meta = table.meta();
-                let is_flushed = level == 0 && run.id.0 == meta.number.0;
-                if !is_flushed || !log.holds(meta.sequence_min, meta.sequence_max) {
-                    continue;
-                }
-                let name = FileKind::Table(meta.number).file_name();
-                self.report.lost_ranges.retain(|range| range.file != name);
-                for file in self.report.files.iter_mut().filter(|file| file.name == name) {
-                    file.is_complete = true;
-                }
+        for meta in trees.values().flat_map(|tree| &tree.flushed) {
+            if !log.holds(meta.sequence_min, meta.sequence_max) {
+                continue;
+            }
+            let name = FileKind::Table(meta.number).file_name();
+            self.report.lost_ranges.retain(|range| range.file != name);
+            for file in self.report.files.iter_mut().filter(|file| file.name == name) {
+                file.is_complete = true;
             }
         }
     }
 
-    /// Reads what is left of a damaged table, to know what is lost.
+    /// Reads what is wanted of a table that does not stay as it is, to know what is lost.
     fn measure(
         &mut self,
         tree: &mut TreePlan,
@@ -203,11 +213,13 @@ impl Planner<'_> {
             Err(error) => return Err(error),
         };
         self.report.entries_rewritten += found.entry_count;
-        self.report.files.push(RepairedFile {
-            name: file.clone(),
-            entries_kept: found.entry_count,
-            is_complete: found.gaps.is_empty(),
-        });
+        if self.is_damaged(number) {
+            self.report.files.push(RepairedFile {
+                name: file.clone(),
+                entries_kept: found.entry_count,
+                is_complete: found.gaps.is_empty(),
+            });
+        }
         self.report.lost_ranges.extend(found.gaps.into_iter().map(|gap| LostRange {
             keyspace: tree.name.clone(),
             from: gap.from,
@@ -243,14 +255,8 @@ impl Planner<'_> {
     }
 
     fn without_manifest(&mut self) -> Result<Plan> {
-        let pieces = self.read_pieces()?;
-        let mut trees: BTreeMap<KeyspaceId, TreePlan> = BTreeMap::new();
-        for (&id, (name, pairs)) in &pieces.keyspaces {
-            trees.insert(id, TreePlan::new(name.clone(), pairs.clone()));
-        }
-        trees
-            .entry(KeyspaceId(0))
-            .or_insert_with(|| TreePlan::new(DEFAULT_KEYSPACE.to_owned(), Vec::new()));
+        let pieces = Pieces::of(self.survey.salvaged_edits(self.fs, self.dir)?);
+        let mut trees = told_trees(&pieces);
         for number in self.survey.table_numbers() {
             let told = pieces.tables.get(&number);
             let is_gone = pieces.removed.contains(&number);
@@ -263,10 +269,12 @@ impl Planner<'_> {
             if pieces.dropped.contains(&id) {
                 continue;
             }
-            let tree = trees.entry(id).or_insert_with(|| nameless(id));
+            let tree = add_tree(&mut trees, id);
             match own {
+                // Of some only the last part is wanted: the rest must not come back.
                 Some((mut meta, _))
-                    if self.survey.tables.get(&number).is_some_and(Option::is_none) =>
+                    if !self.is_damaged(number)
+                        && !told.is_some_and(|told| told.meta.is_partial()) =>
                 {
                     if let Some(told) = told {
                         let stamp = told.meta.stamp_on(&meta);
@@ -298,18 +306,19 @@ impl Planner<'_> {
             (!is_dropped).then_some(Wanted { flushed, lost: Vec::new(), memtable_bytes })
         })?;
         for &id in log.memtables.keys() {
-            trees.entry(id).or_insert_with(|| nameless(id));
+            add_tree(&mut trees, id);
         }
         self.note_log(&log, trees.values().map(|tree| tree.name.as_str()));
         self.note_no_manifest(&pieces, &trees);
         let unknown = trees.remove(&UNKNOWN_KEYSPACE);
         let last = trees.keys().next_back().map_or(0, |id| id.0);
-        let mut next_keyspace_id = KeyspaceId(last.saturating_add(1)).max(pieces.next_keyspace_id);
+        let mut next_keyspace_id =
+            KeyspaceId(last.saturating_add(1)).max(pieces.counters.next_keyspace_id);
         if let Some(unknown) = unknown {
             trees.insert(next_keyspace_id, unknown);
             next_keyspace_id.0 += 1;
         }
-        let base = ManifestState::default();
+        let base = pieces.counters;
         Ok(Plan { trees, base, has_shape: false, log, next_keyspace_id })
     }
 
@@ -359,10 +368,19 @@ impl Planner<'_> {
         let notes = &mut self.report.notes;
         notes.push(
             "there is no readable manifest: every table counted, so what was deleted or overwritten shortly before the \
-             damage may be back, where a table was not needed any more and still there; and what a bulk ingest or \
-             writes without a log replaced, where tables are damaged too"
+             damage may be back, where a table, or its first part, was not needed any more and still there; and what a \
+             bulk ingest or writes without a log replaced, where tables are damaged too"
                 .to_owned(),
         );
+        let unlinked = &self.survey.log_start.unlinked;
+        if !unlinked.is_empty() {
+            let names: Vec<_> =
+                unlinked.iter().map(|n| FileKind::WalSegment(*n).file_name()).collect();
+            notes.push(format!(
+                "no later log segment continues {}: taken for segments that were not needed any more, and not read",
+                names.join(", ")
+            ));
+        }
         for (id, tree) in trees {
             if !pieces.keyspaces.contains_key(id) {
                 notes.push(format!(
@@ -372,76 +390,31 @@ impl Planner<'_> {
             }
         }
     }
-
-    /// Every readable edit of every manifest in the directory.
-    fn read_pieces(&self) -> Result<Pieces> {
-        let mut pieces = Pieces::default();
-        for number in self.survey.manifest_numbers() {
-            let path = FileKind::Manifest(number).path(self.dir);
-            let Some(file) = self.fs.open(&path)? else { continue };
-            let bytes = to_memory(&*file, file.bytes(), &path)?;
-            for (_, edit) in salvage_edits(&bytes, number) {
-                pieces.take(edit);
-            }
-        }
-        Ok(pieces)
-    }
 }
 
-/// Stands for the keyspace of tables that do not say whose they are.
-const UNKNOWN_KEYSPACE: KeyspaceId = KeyspaceId(u32::MAX);
+/// The trees of the keyspaces that pieces of manifests name. Two may have had one name: the younger is the likelier one
+/// to have it still.
+fn told_trees(pieces: &Pieces) -> BTreeMap<KeyspaceId, TreePlan> {
+    let default = (KeyspaceId::default(), TreePlan::new(DEFAULT_KEYSPACE.to_owned(), Vec::new()));
+    let mut trees = BTreeMap::from([default]);
+    for (&id, (name, pairs)) in pieces.keyspaces.iter().rev() {
+        let name = match id {
+            KeyspaceId(0) => DEFAULT_KEYSPACE.to_owned(),
+            _ => free_name(name, id, |name| trees.values().any(|tree| tree.name == name)),
+        };
+        trees.insert(id, TreePlan::new(name, pairs.clone()));
+    }
+    trees
+}
 
-fn nameless(id: KeyspaceId) -> TreePlan {
-    let name = if id == UNKNOWN_KEYSPACE {
-        "recovered-unknown".to_owned()
-    } else {
-        format!("recovered-{}", id.0)
+/// The tree of keyspace `id`; if nothing names it, one that is named after its id.
+fn add_tree(trees: &mut BTreeMap<KeyspaceId, TreePlan>, id: KeyspaceId) -> &mut TreePlan {
+    let taken: BTreeSet<String> = match trees.get(&id) {
+        Some(_) => BTreeSet::new(),
+        None => trees.values().map(|tree| tree.name.clone()).collect(),
     };
-    TreePlan::new(name, Vec::new())
-}
-
-/// What pieces of manifests say, taken one by one: no state, but each is true of some moment.
-#[derive(Debug, Default)]
-struct Pieces {
-    keyspaces: BTreeMap<KeyspaceId, (String, OptionPairs)>,
-    dropped: BTreeSet<KeyspaceId>,
-    tables: BTreeMap<FileNumber, TableAdded>,
-    /// Tables of which the last word is that they left the tree.
-    removed: BTreeSet<FileNumber>,
-    /// Up to here tables have everything, or had.
-    flushed: BTreeMap<KeyspaceId, SequenceNumber>,
-    next_keyspace_id: KeyspaceId,
-}
-
-impl Pieces {
-    fn take(&mut self, edit: VersionEdit) {
-        for created in edit.keyspaces_created {
-            self.next_keyspace_id =
-                self.next_keyspace_id.max(KeyspaceId(created.id.0.saturating_add(1)));
-            self.keyspaces.insert(created.id, (created.name, created.options));
-        }
-        for (id, pairs) in edit.keyspaces_changed {
-            if let Some(keyspace) = self.keyspaces.get_mut(&id) {
-                keyspace.1 = pairs;
-            }
-        }
-        for (_, number) in edit.tables_removed {
-            self.removed.insert(number);
-        }
-        for added in edit.tables_added {
-            self.removed.remove(&added.meta.number);
-            self.tables.insert(added.meta.number, added);
-        }
-        for (id, sequence) in edit.flushed_sequences {
-            let flushed = self.flushed.entry(id).or_default();
-            *flushed = sequence.max(*flushed);
-        }
-        for id in edit.keyspaces_dropped {
-            self.keyspaces.remove(&id);
-            self.dropped.insert(id);
-        }
-        if let Some(id) = edit.next_keyspace_id {
-            self.next_keyspace_id = self.next_keyspace_id.max(id);
-        }
-    }
+    trees.entry(id).or_insert_with(|| {
+        let name = free_name(&nameless(id), id, |name| taken.contains(name));
+        TreePlan::new(name, Vec::new())
+    })
 }

@@ -10,8 +10,9 @@
 //!   between them may have held.
 //!
 //! # Bounds
-//! The file is read whole. The search for blocks takes time linear in the file's length as long as blocks follow each
-//! other, and a fixed amount ([`SEARCH_WORK_MAX`]) for what lies between.
+//! The file is read whole. Finding blocks takes time linear in the file's length as long as they follow each other. All
+//! tries that find none take a fixed amount of work together ([`SEARCH_WORK_MAX`]), which is enough for a MiB of damage
+//! between blocks of 4 KiB, or 64 KiB between blocks of 64 KiB. When it is used up, what lies behind is lost.
 //!
 //! # Invariants
 //! * Entries come in the strict order of a table, so that they can be written into one.
@@ -41,10 +42,10 @@ use crate::table::format::{
     Properties,
 };
 
-/// How many bytes the search behind damage looks at, over all offsets that it tries.
-const SEARCH_WORK_MAX: u64 = 256 << 20;
-/// A block behind damage is looked for up to this length, or four times that of the longest found.
-const SEARCH_LEN_MIN: usize = 16 << 10;
+/// How many bytes the tries look at that find no block: some seconds.
+const SEARCH_WORK_MAX: u64 = 16 << 30;
+/// A block behind damage is looked for up to four times the length of the longest found, or of this if none was.
+const SEARCH_LEN_START: usize = 16 << 10;
 /// What is read at once of a file that is only summed.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -140,7 +141,7 @@ pub(crate) fn salvage(
         seen_count: 0,
         salvaged: Salvaged::default(),
         work: SEARCH_WORK_MAX,
-        longest: SEARCH_LEN_MIN,
+        longest: 0,
     };
     let own = anatomy.properties.as_ref().map(|properties| &properties.meta);
     let whole_count = known
@@ -239,13 +240,14 @@ struct Pass<'a, 's> {
     stamp: SequenceNumber,
     sink: &'a mut Sink<'s>,
     block: BlockCursor,
-    /// The last entry of the good blocks so far.
+    /// The last entry of the good blocks so far, stamped.
     last: Option<(Vec<u8>, Trailer)>,
     /// Entries of good blocks, hidden ones included.
     seen_count: u64,
     salvaged: Salvaged,
     /// What is left of [`SEARCH_WORK_MAX`].
     work: u64,
+    /// The length of the longest block found.
     longest: usize,
 }
 
@@ -278,20 +280,24 @@ impl Pass<'_, '_> {
         let (smallest, largest) = bounds.unzip();
         let mut at = HEADER_LEN;
         let mut is_behind_damage = false;
-        while at < end && whole.is_none_or(|whole| self.seen_count < whole) {
+        let is_all = |seen: u64| whole.is_some_and(|whole| seen >= whole);
+        while at < end && self.work > 0 && !is_all(self.seen_count) {
             let before = self.last.as_ref().map(|(key, _)| key.clone());
-            let len_max = if is_behind_damage { self.longest.saturating_mul(4) } else { end - at };
-            let found = self.block_at(at, len_max.min(end - at), is_behind_damage)?;
+            let likely = if self.longest == 0 { SEARCH_LEN_START } else { self.longest };
+            let likely = likely.saturating_mul(4).min(end - at);
+            let mut found = self.block_at(at, likely)?;
+            // A long block behind a good one is found, behind damage it is not looked for.
+            if found.is_none() && !is_behind_damage && likely < end - at {
+                found = self.block_at(at, end - at)?;
+            }
             let Some((len, block)) = found else {
                 is_behind_damage = true;
                 at += 1;
-                if self.work == 0 {
-                    break;
-                }
                 continue;
             };
             let first = first_key(&block)?;
             if !self.deliver(block)? {
+                self.charge(len);
                 is_behind_damage = true;
                 at += 1;
                 continue;
@@ -316,12 +322,7 @@ impl Pass<'_, '_> {
 
     /// The block that begins at `at`, if there is one of at most `len_max` bytes: a block's checksum holds for one
     /// length only.
-    fn block_at(
-        &mut self,
-        at: usize,
-        len_max: usize,
-        is_search: bool,
-    ) -> Result<Option<(usize, BlockBytes)>> {
+    fn block_at(&mut self, at: usize, len_max: usize) -> Result<Option<(usize, BlockBytes)>> {
         let bytes = self.bytes;
         let Some(candidate) = bytes.get(at..at + len_max) else { return Ok(None) };
         let mut hasher = hasher_at(self.number.0, at as u64);
@@ -341,10 +342,12 @@ impl Pass<'_, '_> {
                 return Ok(Some((len, block)));
             }
         }
-        if is_search {
-            self.work = self.work.saturating_sub(candidate.len() as u64);
-        }
+        self.charge(len_max);
         Ok(None)
+    }
+
+    fn charge(&mut self, bytes: usize) {
+        self.work = self.work.saturating_sub(bytes as u64);
     }
 
     fn has_good_crc(&self, stored: &[u8], offset: u64) -> bool {
@@ -386,10 +389,10 @@ impl Pass<'_, '_> {
         self.block.set_block(block)?;
         self.block.seek_to_first()?;
         while self.block.valid() {
-            let (key, trailer) = (self.block.key(), self.block.trailer());
+            let (key, trailer) = (self.block.key(), self.block.trailer().stamped(self.stamp));
             self.seen_count += 1;
             if self.part_from.is_none_or(|from| from <= key) {
-                (self.sink)(key, trailer.stamped(self.stamp), self.block.value())?;
+                (self.sink)(key, trailer, self.block.value())?;
                 self.salvaged.entry_count += 1;
             }
             let (last_key, last_trailer) = self.last.get_or_insert_with(|| (Vec::new(), trailer));
@@ -410,7 +413,8 @@ impl Pass<'_, '_> {
             return Ok(false);
         }
         while cursor.valid() {
-            let (key, trailer) = (cursor.key(), cursor.trailer());
+            // Stamped: a stamp that is not the entries' own could make versions of a key alike.
+            let (key, trailer) = (cursor.key(), cursor.trailer().stamped(self.stamp));
             // A kind that is unknown under a good checksum was written by a newer esker.
             trailer.kind().map_err(|error| error.at(&self.path))?;
             let is_after = last.as_ref().is_none_or(|(last_key, last_trailer)| {

@@ -407,14 +407,16 @@ impl Replayer<'_> {
         Err(self.corruption_at(end, what))
     }
 
-    /// Hands out every whole record whose sequence numbers are not below those before it.
+    /// Hands out every whole record whose sequence numbers are not below those before it, but none behind the end that
+    /// a later segment names: an earlier recovery dropped those.
     fn salvage(&mut self, visit: &mut Visit<'_>) -> Result<()> {
         let numbers: Vec<FileNumber> = self.headers.keys().copied().collect();
         for number in numbers {
+            let limit = self.linked_end(number);
             let mut reader = self.open(number)?;
             let mut offset = FIRST_RECORD_OFFSET;
             let mut end_offset = 0;
-            loop {
+            while limit.is_none_or(|limit| offset < limit) {
                 let floor = self.replay.next_sequence;
                 let skipped = match reader.step(offset)? {
                     Step::Record(record, payload) if record.first_sequence >= floor => {
@@ -448,7 +450,29 @@ impl Replayer<'_> {
                 self.replay.segments.push((number, end_offset));
             }
         }
+        // Its records may all be gone; the numbers before a segment were given out.
+        for header in self.valid_headers() {
+            if header.first_sequence <= SequenceNumber::MAX {
+                self.saw_next(header.first_sequence);
+            }
+        }
         Ok(())
+    }
+
+    fn valid_headers(&self) -> Vec<SegmentHeader> {
+        let states = self.headers.values();
+        let valid = states.filter_map(|state| match state {
+            HeaderState::Valid(header) => Some(*header),
+            _ => None,
+        });
+        valid.collect()
+    }
+
+    /// Where the data of a segment ends by the last header that links to it.
+    fn linked_end(&self, number: FileNumber) -> Option<u64> {
+        let later = self.valid_headers().into_iter().filter(|header| header.segment > number);
+        let links = later.filter(|header| header.previous.segment == number);
+        links.map(|header| header.previous.offset).next_back()
     }
 }
 

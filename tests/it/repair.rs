@@ -3,7 +3,9 @@
 //! The oracle: the repaired database opens, and verification finds nothing. Every key outside the reported ranges has
 //! its value; one inside has a value that it once had, or none. `lost-1` holds the originals, byte for byte. A second
 //! repair has nothing to do. A crash or a failing operation anywhere leaves a state that can be repaired to the same
-//! content.
+//! content. What takes a database in a certain state stands in [`layouts`].
+
+mod layouts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

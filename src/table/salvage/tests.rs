@@ -11,19 +11,23 @@ const NUMBER: FileNumber = FileNumber(7);
 
 type Entry = (Vec<u8>, Trailer, Vec<u8>);
 
-/// A table of several blocks; some keys have several versions, one has enough to span blocks.
-fn table(compression: Compression) -> (SimFs, TableMeta, Vec<Entry>) {
-    let fs = SimFs::new();
+fn writer(fs: &SimFs, block_bytes: usize, compression: Compression) -> TableWriter {
     fs.create_dir_all(Path::new(DIR)).unwrap();
     let options = TableWriterOptions {
         number: NUMBER,
         keyspace: KeyspaceId(3),
-        block_bytes: 600,
+        block_bytes,
         compression,
         filter: FilterKind::Blocked,
         filter_bits: 10.0,
     };
-    let mut writer = TableWriter::create(&fs, Path::new(DIR), options).unwrap();
+    TableWriter::create(fs, Path::new(DIR), options).unwrap()
+}
+
+/// A table of several blocks; some keys have several versions, one has enough to span blocks.
+fn table(compression: Compression) -> (SimFs, TableMeta, Vec<Entry>) {
+    let fs = SimFs::new();
+    let mut writer = writer(&fs, 600, compression);
     let mut entries = Vec::new();
     for key in 0..60u64 {
         let versions = if key == 30 { 20 } else { 1 + key % 2 };
@@ -155,4 +159,43 @@ fn hidden_entries_stay_hidden_and_a_newer_format_is_no_damage() {
     fs.flip(&path, bytes.len() as u64 - 12, 8).unwrap();
     let error = salvage(&fs, Path::new(DIR), NUMBER, None, &mut |_, _, _| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn blocks_behind_a_long_damaged_one_are_found_without_the_index() {
+    let fs = SimFs::new();
+    let mut writer = writer(&fs, 8 << 10, Compression::None);
+    for key in 0..300u64 {
+        let value = [key as u8; 200];
+        let trailer = Trailer::new(SequenceNumber(key + 1), ValueKind::Put);
+        writer.add(format!("key {key:03}").as_bytes(), trailer, &value).unwrap();
+    }
+    let meta = writer.finish().unwrap();
+    let path = Path::new(DIR).join("000007.table");
+    let bytes = fs.read_file(&path).unwrap();
+    let index = Anatomy::of(&bytes, NUMBER).index.unwrap();
+    assert!(index.len() > 5);
+    fs.flip(&path, index[2].1.offset + 40, 1).unwrap();
+    for from_end in [20, 60] {
+        fs.flip(&path, bytes.len() as u64 - from_end, 1).unwrap();
+    }
+    assert!(Anatomy::of(&fs.read_file(&path).unwrap(), NUMBER).index.is_none());
+    let (salvaged, found) = read(&fs, Some(&meta));
+    // What the block held, and what may have stood at the end.
+    assert_eq!(salvaged.gaps.len(), 2, "{:?}", salvaged.gaps);
+    assert!(found.len() > 250, "{}", found.len());
+    assert_eq!(found.last().unwrap().0, b"key 299");
+}
+
+#[test]
+fn a_stamp_that_is_not_the_entries_own_gives_no_two_alike() {
+    let (fs, meta, _) = table(Compression::None);
+    let stamp = SequenceNumber(0xff_ffff);
+    let known = TableMeta { sequence_min: stamp, sequence_max: stamp, ..meta };
+    let (salvaged, found) = read(&fs, Some(&known));
+    assert!(!salvaged.gaps.is_empty());
+    for pair in found.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        assert!(compare_entries((&before.0, before.1), (&after.0, after.1)).is_lt());
+    }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::wal::segment::{RecordHeader, SegmentHeader};
+use crate::wal::segment::{RecordHeader, SEGMENT_HEADER_LEN, SegmentHeader};
 
 const MODES: [RecoveryMode; 4] = [
     RecoveryMode::PointInTime,
@@ -157,6 +157,38 @@ fn a_missing_segment_is_noticed() {
             assert_eq!(salvaged.len(), log.appended.len() - 1);
         }
     }
+}
+
+#[test]
+fn salvage_gives_out_no_number_again_that_a_header_counts() {
+    let mut log = Log::new(256, false);
+    for index in 0..3 {
+        log.append(4, &payload(index, 150));
+    }
+    for number in [2, 3] {
+        let mut bytes = read_segment(log.path(), number);
+        bytes[100] ^= 1;
+        write_segment(log.path(), number, &bytes);
+    }
+    let (found, seen) = log.replay(RecoveryMode::Salvage).unwrap();
+    assert_eq!(seen, log.appended[..1]);
+    assert_eq!(found.max_sequence_seen, SequenceNumber(8));
+}
+
+#[test]
+fn what_an_earlier_recovery_dropped_is_not_salvaged() {
+    let mut log = Log::new(256, false);
+    for index in 0..3 {
+        log.append(1, &payload(index, 20));
+    }
+    let mut bytes = read_segment(log.path(), 1);
+    bytes[SEGMENT_HEADER_LEN + 31 + 15] ^= 1;
+    write_segment(log.path(), 1, &bytes);
+    assert_eq!(log.replay(RecoveryMode::Salvage).unwrap().1.len(), 2, "the first and the third");
+    assert_eq!(log.reopen().dropped_record_count, 1);
+    log.append(1, b"after");
+    assert_eq!(log.replay(RecoveryMode::Salvage).unwrap().1.len(), 2);
+    assert_eq!(log.replay(RecoveryMode::Salvage).unwrap().1[1].payload, b"after");
 }
 
 #[test]
