@@ -8,7 +8,7 @@
 //! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of
 //!   each keyspace.
 //! * Every table that it names: see [`TableReader::verify_all`]; without a manifest, every table that there is, against
-//!   its own properties.
+//!   its own properties. Of a damaged one every damaged place is named ([`places`]).
 //! * The levels ([`order`]): for every key, what stands above is newer than what stands below.
 //! * The log: that its segments form a chain without a gap, that it reaches as far as anything says it was synced, and
 //!   every operation of every record.
@@ -16,7 +16,9 @@
 //! What is no damage is a *note*: a torn end that the next open drops, files that nothing names. Which bytes no check
 //! can cover stands in `docs/operations.md`.
 
+mod log;
 mod order;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -39,9 +41,8 @@ use crate::table::TableMeta;
 use crate::table::reader::{ReadContext, TableReader};
 use crate::table::salvage::describe;
 use crate::wal::WalPosition;
-use crate::wal::reader::{FIRST_RECORD_OFFSET, SegmentReader, Step};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
-use crate::wal::segment::{HeaderState, RecordKind};
+use crate::wal::segment::RecordKind;
 
 /// What a verification read, and what was wrong.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +56,8 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Records of the log read.
     pub wal_records: u64,
-    /// Everything that is wrong: one error each, with file and offset. Empty: all is well.
+    /// Everything that is wrong: one error each, with file and offset. Empty: all is well. Of a table every damaged
+    /// place is named, up to 100 and then their number; of a manifest and a log segment the first.
     pub problems: Vec<Error>,
     /// What is worth knowing and no damage: files that nothing names, the torn end that a crash left.
     pub notes: Vec<String>,
@@ -286,7 +288,7 @@ impl Survey {
                         self.described.insert(number, (meta, keyspace));
                     }
                 }
-                Err(error) => self.blame_table(number, error)?,
+                Err(error) => self.blame_table(fs, dir, number, error)?,
             }
         }
         Ok(())
@@ -300,18 +302,28 @@ impl Survey {
             .and_then(|reader| reader.verify_all(meta));
         match checked {
             Ok(()) => drop(self.tables.insert(meta.number, None)),
-            Err(error) => self.blame_table(meta.number, error)?,
+            Err(error) => self.blame_table(fs, dir, meta.number, error)?,
         }
         Ok(())
     }
 
     /// A table is damaged if wrong bytes say so, or bytes that claim a newer format: only some of those are covered by
     /// a checksum, so repair looks again.
-    fn blame_table(&mut self, number: FileNumber, error: Error) -> Result<()> {
-        if !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) {
-            return Err(error);
+    fn blame_table(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        number: FileNumber,
+        error: Error,
+    ) -> Result<()> {
+        match error.kind() {
+            ErrorKind::Corruption => {
+                let places = places::damaged_places(fs, dir, number, error.clone())?;
+                self.report.problems.extend(places);
+            }
+            ErrorKind::Unsupported => self.report.problems.push(error.clone()),
+            _ => return Err(error),
         }
-        self.report.problems.push(error.clone());
         self.tables.insert(number, Some(error));
         Ok(())
     }
@@ -342,19 +354,43 @@ impl Survey {
             }
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 let error = error.clone();
-                let named = error.path().map(Path::to_path_buf);
-                self.report.problems.push(error);
-                for number in self.segment_numbers() {
-                    let is_live = number >= options.first_segment;
-                    if is_live && named != Some(FileKind::WalSegment(number).path(dir)) {
-                        let checked = check_segment(fs, dir, number);
-                        note_damage(checked, &mut self.report)?;
-                    }
-                }
-                Ok(())
+                self.blame_log(fs, dir, options, &error)
             }
             Err(error) => Err(error.clone()),
         }
+    }
+
+    /// Names what is wrong with a log that an open would refuse with `error`: that, and what each segment by itself
+    /// shows. An open can only say where the log ends; where a segment is missing, that one is named instead.
+    fn blame_log(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        options: ReplayOptions,
+        error: &Error,
+    ) -> Result<()> {
+        let live: Vec<_> =
+            self.segment_numbers().into_iter().filter(|n| *n >= options.first_segment).collect();
+        let path = |number| FileKind::WalSegment(number).path(dir);
+        let named = live.iter().copied().find(|number| error.path() == Some(&path(*number)));
+        let missing = log::missing_segments(fs, dir, &live, options)?;
+        let is_elsewhere = match named {
+            Some(number) if !missing.is_empty() => log::ends_cleanly(fs, dir, number)?,
+            _ => false,
+        };
+        if !is_elsewhere {
+            self.report.problems.push(error.clone());
+        }
+        for number in missing.iter().filter(|number| error.path() != Some(&path(**number))) {
+            let what = "the log segment is missing or empty, but others say that it was written";
+            self.report.problems.push(Error::corruption(&path(*number), 0, what));
+        }
+        for number in live {
+            if named != Some(number) && !missing.contains(&number) {
+                note_damage(log::check_segment(fs, dir, number), &mut self.report)?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes files that the database does not need.
@@ -432,24 +468,4 @@ pub(crate) fn check_record(
         return Err(wrong(format!("a batch holds {count} operations, but its record says {says}")));
     }
     Ok(())
-}
-
-/// Looks at one segment by itself: a header that is none, or a damaged place with good records behind it.
-fn check_segment(fs: &dyn FileSystem, dir: &Path, number: FileNumber) -> Result<()> {
-    let Some(mut reader) = SegmentReader::open(fs, dir, number)? else { return Ok(()) };
-    let floor = match reader.header()? {
-        HeaderState::Valid(header) => header.first_sequence,
-        HeaderState::Damaged => return Err(reader.corruption(0, "log segment header is damaged")),
-        HeaderState::Blank | HeaderState::Stale(_) => return Ok(()),
-    };
-    let mut offset = FIRST_RECORD_OFFSET;
-    while let Step::Record(record, _) = reader.step(offset)? {
-        offset += record.record_len();
-    }
-    match reader.find(offset + 1, floor)? {
-        Some(_) => {
-            Err(reader.corruption(offset, "log record is damaged, with good ones behind it"))
-        }
-        None => Ok(()),
-    }
 }
