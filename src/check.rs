@@ -288,7 +288,7 @@ impl Survey {
                         self.described.insert(number, (meta, keyspace));
                     }
                 }
-                Err(error) => self.blame_table(fs, dir, number, error)?,
+                Err(error) => self.blame_table(fs, dir, (number, None), error)?,
             }
         }
         Ok(())
@@ -302,7 +302,9 @@ impl Survey {
             .and_then(|reader| reader.verify_all(meta));
         match checked {
             Ok(()) => drop(self.tables.insert(meta.number, None)),
-            Err(error) => self.blame_table(fs, dir, meta.number, error)?,
+            Err(error) => {
+                self.blame_table(fs, dir, (meta.number, Some(meta.file_bytes)), error)?;
+            }
         }
         Ok(())
     }
@@ -313,12 +315,12 @@ impl Survey {
         &mut self,
         fs: &dyn FileSystem,
         dir: &Path,
-        number: FileNumber,
+        (number, file_bytes): (FileNumber, Option<u64>),
         error: Error,
     ) -> Result<()> {
         match error.kind() {
             ErrorKind::Corruption => {
-                let places = places::damaged_places(fs, dir, number, error.clone())?;
+                let places = places::damaged_places(fs, dir, number, file_bytes, error.clone())?;
                 self.report.problems.extend(places);
             }
             ErrorKind::Unsupported => self.report.problems.push(error.clone()),

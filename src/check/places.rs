@@ -23,14 +23,20 @@ use crate::table::format::{BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Region, 
 pub(super) const PLACES_MAX: usize = 100;
 
 /// What is wrong with the table `number`, in the order of the file. `first` is what was found already, and is among it.
+/// `file_bytes` is how long the file should be, if that is known.
 pub(super) fn damaged_places(
     fs: &dyn FileSystem,
     dir: &Path,
     number: FileNumber,
+    file_bytes: Option<u64>,
     first: Error,
 ) -> Result<Vec<Error>> {
     let path = FileKind::Table(number).path(dir);
     let Some(file) = fs.open(&path)? else { return Ok(vec![first]) };
+    if file_bytes.is_some_and(|bytes| bytes != file.bytes()) {
+        // The footer is not where the file ends.
+        return Ok(vec![first]);
+    }
     let mut look = Look { file, number, path, places: Vec::new() };
     look.table()?;
     let is_known = |place: &Error| place.offset() == first.offset() && place.what() == first.what();
@@ -75,11 +81,11 @@ impl Look {
         {
             match self.region(region)? {
                 Some(bytes) if name == "index" => index = Some(bytes),
-                Some(_) => {}
                 None if is_footer_good => {
                     self.wrong(region.offset, format!("{name} checksum mismatch"));
                 }
-                None => {}
+                // Good; or nothing says where it is.
+                Some(_) | None => {}
             }
         }
         let meets_index = footer.filter.offset.checked_add(footer.filter.len);

@@ -251,7 +251,8 @@ impl Parser {
             if line.trim_ascii_start().first() != Some(&b'{') {
                 return Err(r#"not an object like {"key": KEY, "value": VALUE}"#.to_owned());
             }
-            let line: JsonLine = serde_json::from_slice(line).map_err(json_error)?;
+            let line: JsonLine =
+                serde_json::from_slice(line).map_err(|error| json_error(&error))?;
             let field = |text: &str| self.encoding.read(text.as_bytes());
             return Ok((field(&line.key)?, field(&line.value)?));
         }
@@ -263,7 +264,7 @@ impl Parser {
 }
 
 /// What is wrong with a line of JSON. Which line it is, the caller knows: here it is always the first.
-fn json_error(error: serde_json::Error) -> String {
+fn json_error(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
 }
 

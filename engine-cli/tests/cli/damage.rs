@@ -70,6 +70,18 @@ fn verify_names_every_damaged_place_of_a_table() {
 }
 
 #[test]
+fn a_table_of_another_length_is_one_problem() {
+    let place = place();
+    let table = place.files(".table").pop().unwrap();
+    let whole = fs::read(&table).unwrap();
+    for bytes in [&whole[..whole.len() - 7], &[&whole[..], b"more"].concat()] {
+        fs::write(&table, bytes).unwrap();
+        let verify = place.run("verify").fails(3, &["one problem"]);
+        assert!(verify.text().contains("bytes long instead of"), "{verify:?}");
+    }
+}
+
+#[test]
 fn of_many_damaged_places_the_number_is_told() {
     let place = Place::new();
     let lines = numbered(5000, |n| format!("put k{n:05} value-{n}\n"));
@@ -77,7 +89,9 @@ fn of_many_damaged_places_the_number_is_told() {
     let table = place.files(".table").pop().unwrap();
     let blocks = parts(&place, &table, "block");
     assert!(blocks.len() > 100);
-    blocks.iter().for_each(|at| flip(&table, at + 9));
+    for at in &blocks {
+        flip(&table, at + 9);
+    }
     let verify = place.run("verify").fails(3, &["101 problems"]);
     let more = format!("and {} more damaged places", blocks.len() - 100);
     assert!(verify.text().contains(&more), "{verify:?}");
