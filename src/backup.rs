@@ -234,9 +234,10 @@ impl BackupDir {
     /// A damaged latest backup is an error, not a reason to take an older one: choose that by its number.
     ///
     /// # Errors
-    /// `NotFound` if there is no backup, `InvalidArgument` if there is none with this number, `into` is not empty, or it
-    /// lies within the backup directory; `Corruption` if a file of the backup is missing or damaged; `Unsupported` if a newer esker made it; `Locked`
-    /// while a backup or removal is at work; `Io`. What was made in `into` is removed then; the directory stays, empty.
+    /// `NotFound` if there is no backup; `InvalidArgument` if there is none with this number, `into` is not empty, or
+    /// it lies within the backup directory; `Corruption` if a file of the backup is missing or damaged; `Unsupported`
+    /// if a newer esker made it; `Locked` while a backup or removal is at work; `Io`. What was made in `into` is
+    /// removed then; the directory stays, empty.
     pub fn restore(&self, id: Option<u64>, into: impl AsRef<Path>) -> Result<RestoreReport> {
         let (fs, into) = (&*self.fs, into.as_ref());
         refuse_within(&self.dir, into)?;

@@ -4,9 +4,9 @@
 //! `Change`: for writing, but missing is an error too. `Create`: what is missing is created.
 //!
 //! `--option NAME=VALUE` goes to the database's options or to those of the addressed keyspace, by its name. An
-//! existing keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options (their
-//! ranges too) and leaves them: they say how to write. What the verb itself decides (`read_only`, and `create_if_missing` unless
-//! the verb creates) is not for the command line to change.
+//! existing keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options, their
+//! ranges too, and leaves them: they say how to write. What the verb itself decides (`read_only`, and
+//! `create_if_missing` unless the verb creates) is not for the command line to change.
 
 use std::path::{Path, PathBuf};
 
