@@ -43,7 +43,8 @@ fn has_note(entries: &[DirEntry]) -> bool {
     entries.iter().any(|entry| entry.is_file && entry.name == name)
 }
 
-/// Refuses `target` if it lies within the directory `dir` of a database, or is it. Links are not followed.
+/// Refuses `target` if it lies within the directory `dir` of a database or of backups, or is it. Links are not
+/// followed: the seam knows none. (The command line looks at them.)
 pub(crate) fn refuse_within(dir: &Path, target: &Path) -> Result<()> {
     let plain = |path: &Path| {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
@@ -58,9 +59,12 @@ pub(crate) fn refuse_within(dir: &Path, target: &Path) -> Result<()> {
         plain
     };
     if plain(target).starts_with(plain(dir)) {
-        return Err(Error::invalid("the target lies within the database's directory")
-            .at(target)
-            .advise("name a directory beside it"));
+        return Err(Error::invalid(format!(
+            "the target lies within the directory {}",
+            dir.display()
+        ))
+        .at(target)
+        .advise("name a directory beside it"));
     }
     Ok(())
 }

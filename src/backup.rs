@@ -33,6 +33,9 @@
 //! A table is stored once, however many backups and databases it belongs to: its name is its content. Nothing in it is
 //! ever changed. The bytes of a description: `docs/format/backup.md`.
 //!
+//! Keep one directory for each database: a description does not say of which it is, and the latest backup is the latest
+//! of all.
+//!
 //! # Promises
 //! * A backup is one moment of the whole database, with everything acked before the call.
 //! * It is there when the call returns, durably, or not at all. A crash or an error at any point leaves all earlier
@@ -50,7 +53,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::assembly::Assembly;
+use crate::assembly::{Assembly, refuse_within};
 use crate::backup::format::{BackupFile, Description};
 use crate::backup::store::{Store, check_is_backup_dir, describe, ids, lock};
 use crate::content::{copy, read};
@@ -178,7 +181,7 @@ impl BackupDir {
         for id in ids(&entries) {
             match describe(&*self.fs, &self.dir, id) {
                 Ok(description) => list.backups.push(info(&description)),
-                Err(error) => list.problems.push(error),
+                Err(error) => list.problems.push(of_backup(error)),
             }
         }
         let is_table = |entry: &&DirEntry| {
@@ -200,7 +203,7 @@ impl BackupDir {
             let description = match describe(&*self.fs, &self.dir, id) {
                 Ok(description) => description,
                 Err(error) => {
-                    report.problems.push(error);
+                    report.problems.push(of_backup(error));
                     continue;
                 }
             };
@@ -218,7 +221,7 @@ impl BackupDir {
                             report.problems.push(changed(&path));
                         }
                     }
-                    Err(error) => report.problems.push(error),
+                    Err(error) => report.problems.push(of_backup(error)),
                 }
             }
         }
@@ -231,18 +234,20 @@ impl BackupDir {
     /// A damaged latest backup is an error, not a reason to take an older one: choose that by its number.
     ///
     /// # Errors
-    /// `NotFound` if there is no backup, `InvalidArgument` if there is none with this number or `into` is not empty;
-    /// `Corruption` if a file of the backup is missing or damaged; `Unsupported` if a newer esker made it; `Locked`
-    /// while a backup or removal is at work; `Io`. What was made in `into` is removed then.
+    /// `NotFound` if there is no backup; `InvalidArgument` if there is none with this number, `into` is not empty, or
+    /// it lies within the backup directory; `Corruption` if a file of the backup is missing or damaged; `Unsupported`
+    /// if a newer esker made it; `Locked` while a backup or removal is at work; `Io`. What was made in `into` is
+    /// removed then; the directory stays, empty.
     pub fn restore(&self, id: Option<u64>, into: impl AsRef<Path>) -> Result<RestoreReport> {
         let (fs, into) = (&*self.fs, into.as_ref());
+        refuse_within(&self.dir, into)?;
         let _lock = lock(fs, &self.dir, LockKind::Shared)?;
         let description = self.choose(id)?;
         let backup = info(&description);
         let assembly = Assembly::begin(fs, into)?;
         for (number, content) in &description.tables {
             let path = self.dir.join(BackupFile::Table(*number, content.hash).file_name());
-            if copy(fs, &path, &assembly.table_path(*number))? != *content {
+            if copy(fs, &path, &assembly.table_path(*number)).map_err(of_backup)? != *content {
                 return Err(changed(&path));
             }
         }
@@ -292,7 +297,7 @@ impl BackupDir {
         } else {
             *ids(&self.entries()?).last().ok_or_else(|| self.nothing())?
         };
-        describe(&*self.fs, &self.dir, id)
+        describe(&*self.fs, &self.dir, id).map_err(of_backup)
     }
 }
 
@@ -316,6 +321,18 @@ fn info(description: &Description) -> BackupInfo {
 }
 
 fn changed(path: &Path) -> Error {
-    Error::corruption(path, 0, "the table is not what was backed up: its checksum differs")
-        .advise("restore the file from a copy of the backup directory, or use another backup")
+    of_backup(Error::corruption(
+        path,
+        0,
+        "the table is not what was backed up: its checksum differs",
+    ))
+}
+
+/// Damage of a backup is mended by another copy: there is no repair of backups.
+fn of_backup(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corruption => error
+            .advise("restore the file from a copy of the backup directory, or use another backup"),
+        _ => error,
+    }
 }

@@ -8,7 +8,7 @@
 //! * The manifest: header, every record, that the edits fit each other, the invariants of each tree, the options of
 //!   each keyspace.
 //! * Every table that it names: see [`TableReader::verify_all`]; without a manifest, every table that there is, against
-//!   its own properties.
+//!   its own properties. Of a damaged one every damaged place is named ([`places`]).
 //! * The levels ([`order`]): for every key, what stands above is newer than what stands below.
 //! * The log: that its segments form a chain without a gap, that it reaches as far as anything says it was synced, and
 //!   every operation of every record.
@@ -18,6 +18,8 @@
 
 pub(crate) mod log;
 mod order;
+mod places;
+mod segments;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +42,7 @@ use crate::options::{ReadMode, Verify};
 use crate::table::TableMeta;
 use crate::table::reader::{ReadContext, TableReader};
 use crate::table::salvage::describe;
+use crate::version::Version;
 use crate::version::edit::VersionEdit;
 use crate::wal::replay::Replay;
 
@@ -55,7 +58,8 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Records of the log read.
     pub wal_records: u64,
-    /// Everything that is wrong: one error each, with file and offset. Empty: all is well.
+    /// Everything that is wrong: one error each, with file and offset. Empty: all is well. Of a table every damaged
+    /// place is named, up to 100 and then their number; of a manifest and a log segment the first.
     pub problems: Vec<Error>,
     /// What is worth knowing and no damage: files that nothing names, the torn end that a crash left.
     pub notes: Vec<String>,
@@ -257,7 +261,7 @@ impl Survey {
         let present = self.table_numbers();
         let versions = state.keyspaces.values().map(|keyspace| &keyspace.version);
         versions
-            .flat_map(|version| version.tables())
+            .flat_map(Version::tables)
             .all(|(_, _, table)| present.binary_search(&table.meta().number).is_ok())
     }
 
@@ -314,7 +318,7 @@ impl Survey {
                         self.described.insert(number, (meta, keyspace));
                     }
                 }
-                Err(error) => self.blame_table(number, error)?,
+                Err(error) => self.blame_table(fs, dir, (number, None), error)?,
             }
         }
         Ok(())
@@ -328,18 +332,30 @@ impl Survey {
             .and_then(|reader| reader.verify_all(meta));
         match checked {
             Ok(()) => drop(self.tables.insert(meta.number, None)),
-            Err(error) => self.blame_table(meta.number, error)?,
+            Err(error) => {
+                self.blame_table(fs, dir, (meta.number, Some(meta.file_bytes)), error)?;
+            }
         }
         Ok(())
     }
 
     /// A table is damaged if wrong bytes say so, or bytes that claim a newer format: only some of those are covered by
     /// a checksum, so repair looks again.
-    fn blame_table(&mut self, number: FileNumber, error: Error) -> Result<()> {
-        if !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) {
-            return Err(error);
+    fn blame_table(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        (number, file_bytes): (FileNumber, Option<u64>),
+        error: Error,
+    ) -> Result<()> {
+        match error.kind() {
+            ErrorKind::Corruption => {
+                let places = places::damaged_places(fs, dir, number, file_bytes, error.clone())?;
+                self.report.problems.extend(places);
+            }
+            ErrorKind::Unsupported => self.report.problems.push(error.clone()),
+            _ => return Err(error),
         }
-        self.report.problems.push(error.clone());
         self.tables.insert(number, Some(error));
         Ok(())
     }

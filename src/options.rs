@@ -335,8 +335,11 @@ impl DbOptions {
         Ok(true)
     }
 
-    /// Refuses values out of range.
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Refuses values out of range. An open does this, too.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, which names the option, its value and the range.
+    pub fn validate(&self) -> Result<()> {
         check("background_threads", self.background_threads as u64, 0, 64)?;
         check("cache_bytes", self.cache_bytes, 0, 1 << 40)?;
         check("open_tables_max", self.open_tables_max as u64, 16, 1_000_000)?;
@@ -425,8 +428,11 @@ impl KeyspaceOptions {
         pairs
     }
 
-    /// Refuses values out of range.
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Refuses values out of range. Whoever creates a keyspace or changes its options does this, too.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, which names the option, its value and the range.
+    pub fn validate(&self) -> Result<()> {
         check("memtable_bytes", self.memtable_bytes, 4 << 10, 4 << 30)?;
         check("memtables_max", self.memtables_max as u64, 2, 64)?;
         check("block_bytes", self.block_bytes as u64, 512, 1 << 20)?;

@@ -30,7 +30,7 @@ Exit codes:
   4  I/O error; also: there is no database at the path
   5  locked: the database is open elsewhere
   6  refused: invalid argument, unsupported format, busy, poisoned, bad input line
-130  interrupted (Ctrl-C during compact): the database is valid
+130  interrupted (Ctrl-C during compact or load; 143: load by SIGTERM): the database is valid
 
 Errors are one line on stderr: `error: WHAT: WHERE: WHAT TO DO`; -v adds the causes.
 
@@ -53,7 +53,7 @@ pub struct Global {
     /// Directory of the database
     #[arg(long, alias = "dir", global = true, env = "ENGINE_DB", value_name = "DIR")]
     pub db: Option<PathBuf>,
-    /// Keyspace to work on
+    /// Keyspace to work on. Checkpoints, backups, verify and repair are of all keyspaces, whatever it says
     #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_KEYSPACE)]
     pub keyspace: String,
     /// How results are written

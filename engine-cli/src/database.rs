@@ -4,13 +4,13 @@
 //! `Change`: for writing, but missing is an error too. `Create`: what is missing is created.
 //!
 //! `--option NAME=VALUE` goes to the database's options or to those of the addressed keyspace, by its name. An
-//! existing keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options and
-//! leaves them: they say how to write. What the verb itself decides (`read_only`, and `create_if_missing` unless
-//! the verb creates) is not for the command line to change.
+//! existing keyspace keeps its stored options except for the named ones. A reading verb checks keyspace options, their
+//! ranges too, and leaves them: they say how to write. What the verb itself decides (`read_only`, and
+//! `create_if_missing` unless the verb creates) is not for the command line to change.
 
 use std::path::{Path, PathBuf};
 
-use esker::{Db, DbOptions, ErrorKind, Keyspace, KeyspaceOptions};
+use esker::{Compaction, Db, DbOptions, ErrorKind, Keyspace, KeyspaceOptions};
 
 use crate::args::Global;
 use crate::error::Failure;
@@ -63,6 +63,11 @@ impl Opened {
             Access::Change => options.create_if_missing = false,
             Access::Create => {}
         }
+        if access == Access::Create && dir.is_symlink() && !dir.exists() {
+            return Err(Failure::refused("the directory is a link that leads nowhere")
+                .at(dir.display().to_string())
+                .advise("make what it links to, or remove the link"));
+        }
         let db = match access {
             Access::Create if global.keyspace == DEFAULT_KEYSPACE => {
                 open_or_create(&dir, options, overrides.keyspace(keyspace_defaults.clone())?)
@@ -75,9 +80,8 @@ impl Opened {
             Access::Change => {
                 existing(&db, &global.keyspace).and_then(|keyspace| overrides.apply(&db, keyspace))
             }
-            Access::Read => overrides
-                .keyspace(KeyspaceOptions::default())
-                .and_then(|_| existing(&db, &global.keyspace)),
+            Access::Read => existing(&db, &global.keyspace)
+                .and_then(|keyspace| overrides.keyspace(keyspace.options()).map(|_| keyspace)),
         };
         let keyspace = opened.map_err(|failure| failure.at(dir.display().to_string()))?;
         Ok(Opened { db, keyspace, overrides })
@@ -109,6 +113,16 @@ pub fn directory(global: &Global) -> Result<PathBuf, Failure> {
         Some(dir) if !dir.as_os_str().is_empty() => Ok(dir.clone()),
         _ => Err(Failure::usage("no database is named").advise("give --db DIR, or set ENGINE_DB")),
     }
+}
+
+/// Refuses a file in the place of a database, where the engine would say something else.
+pub fn refuse_file(dir: &Path) -> Result<(), Failure> {
+    if dir.is_file() {
+        return Err(Failure::refused("not a directory")
+            .at(dir.display().to_string())
+            .advise("name the directory of a database, not a file"));
+    }
+    Ok(())
 }
 
 /// The failure for an engine error that concerns the database in `dir`.
@@ -167,7 +181,33 @@ impl Overrides {
         for (name, value) in &self.pairs {
             options.set(name, value).map_err(|error| Failure::from(error).at("command line"))?;
         }
+        if self.pairs.iter().any(|(name, _)| KeyspaceOptions::NAMES.contains(&name.as_str())) {
+            self.check_strategy(&options)?;
+            options.validate().map_err(|error| Failure::from(error).at("command line"))?;
+        }
         Ok(options)
+    }
+
+    /// Refuses a strategy by a name that only a program of one's own could know.
+    fn check_strategy(&self, options: &KeyspaceOptions) -> Result<(), Failure> {
+        let name = options.compaction.name();
+        if !self.names("compaction") || Compaction::BUILT_IN.contains(&name) {
+            return Ok(());
+        }
+        Err(Failure::refused(format!("there is no compaction strategy {name}"))
+            .at("command line")
+            .advise(format!("the strategies are: {}", Compaction::BUILT_IN.join(", "))))
+    }
+
+    /// Checks all options where there is no keyspace to apply them to: one of a strategy is right if it is so for any.
+    pub fn check(&self) -> Result<(), Failure> {
+        let options = self.database(DbOptions::default())?;
+        options.validate().map_err(|error| Failure::from(error).at("command line"))?;
+        let checked = self.keyspace(KeyspaceOptions::default());
+        let mut strategies = Compaction::BUILT_IN.iter().map(|name| Compaction::from_name(name));
+        let fits =
+            |strategy| self.keyspace(KeyspaceOptions::default().compaction(strategy)).is_ok();
+        if checked.is_err() && strategies.any(fits) { Ok(()) } else { checked.map(drop) }
     }
 
     /// Opens the keyspace called `name`, or creates it with `defaults`; either way with these options over it.

@@ -25,6 +25,8 @@ use std::process::ExitCode;
 
 use esker::ErrorKind;
 
+use crate::text::printable;
+
 /// The exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -158,6 +160,37 @@ impl Failure {
         self
     }
 
+    /// The same failure, whose advice says `more` too.
+    #[must_use]
+    pub fn adding(self, more: &str) -> Self {
+        let advice = match &self {
+            Failure::Quiet(_) => return self,
+            Failure::Told(report) => {
+                let advice = report.advice.as_deref();
+                advice.unwrap_or_else(|| report.exit.default_advice())
+            }
+        };
+        let advice = format!("{advice}; {more}");
+        self.advise(advice)
+    }
+
+    /// Whether a full disk is the cause.
+    pub fn is_no_space(&self) -> bool {
+        let Failure::Told(report) = self else { return false };
+        let mut cause = report.source.as_deref().and_then(|source| match source.downcast_ref() {
+            Some(Cause(engine)) => StdError::source(engine),
+            None => Some(source as &dyn StdError),
+        });
+        while let Some(source) = cause {
+            let io = source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            if matches!(io, Some(libc::ENOSPC | libc::EDQUOT)) {
+                return true;
+            }
+            cause = source.source();
+        }
+        false
+    }
+
     /// The code the program ends with.
     pub fn exit(&self) -> Exit {
         match self {
@@ -179,7 +212,7 @@ impl Failure {
         match self {
             Failure::Quiet(_) => String::new(),
             Failure::Told(report) => {
-                let mut text = format!("{} {}", report.kind, report.what);
+                let mut text = format!("{} {}", report.kind, shorten(&report.what));
                 for part in [&report.place, &report.advice].into_iter().flatten() {
                     let _ = write!(text, ": {part}");
                 }
@@ -195,7 +228,8 @@ impl Failure {
         };
         let place = report.place.as_deref().unwrap_or("engine-cli");
         let advice = report.advice.as_deref().unwrap_or_else(|| report.exit.default_advice());
-        let mut text = one_line(&format!("error: {}: {place}: {advice}", report.what));
+        let what = shorten(&report.what);
+        let mut text = one_line(&format!("error: {what}: {place}: {advice}"));
         text.push('\n');
         if causes {
             let mut next = report.source.as_deref().map(|source| source as &dyn StdError);
@@ -252,9 +286,26 @@ impl StdError for Cause {
     }
 }
 
-/// `text` with line ends made visible, so that one error is one line whatever the paths contain.
+/// Words of a message that are longer, which only keys are, are cut to half of it.
+const WORD_CHARS_MAX: usize = 200;
+
+/// `text` with line ends and all that a terminal would obey made visible, so that one error is one line whatever the
+/// paths contain.
 fn one_line(text: &str) -> String {
-    text.replace('\n', "\\x0a").replace('\r', "\\x0d")
+    printable(text)
+}
+
+/// `what` with long keys cut.
+fn shorten(what: &str) -> String {
+    let words = what.split(' ').map(|word| {
+        let count = word.chars().count();
+        if count <= WORD_CHARS_MAX {
+            return word.to_owned();
+        }
+        let begin: String = word.chars().take(WORD_CHARS_MAX / 2).collect();
+        format!("{begin}...({count} characters)")
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -281,6 +332,25 @@ mod tests {
             "{}",
             failure.render(true)
         );
+    }
+
+    #[test]
+    fn long_keys_are_cut_and_escapes_are_shown() {
+        let key = "k".repeat(60_000);
+        let text =
+            Failure::refused(format!("key {key} stands after {key}\x1b")).at("x").render(false);
+        assert!(text.len() < 500 && text.contains("(60000 characters) stands after k"), "{text}");
+        let text = Failure::refused("no").at("a\x1b[31m").render(false);
+        assert!(text.contains("a\\x1b[31m"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_is_known_behind_an_engine_error() {
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        assert!(Failure::io("write", Path::new("x"), error(libc::ENOSPC)).is_no_space());
+        assert!(!Failure::io("write", Path::new("x"), error(libc::EIO)).is_no_space());
+        let added = Failure::refused("no").advise("do it").adding("again").render(false);
+        assert!(added.ends_with(": do it; again\n"), "{added}");
     }
 
     #[test]

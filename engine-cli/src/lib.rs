@@ -106,8 +106,11 @@ fn run(cli: &Cli, out: &mut Out) -> Result<(), Failure> {
 /// Ends with what the parser of the command line has to say: help on standard output, or an error on one line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return Exit::Done.into();
+        let Err(failure) = error.print().map_err(Failure::output) else {
+            return Exit::Done.into();
+        };
+        complain(&failure.render(false));
+        return failure.exit().into();
     }
     let failure = Failure::usage(usage_text(&error.render().to_string()))
         .advise("see `engine-cli --help`, or `engine-cli COMMAND --help`");

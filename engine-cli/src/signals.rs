@@ -6,6 +6,7 @@
 //!   file. The handler says which file and offset, and ends with the exit code of I/O errors. (`read_mode=pread`
 //!   turns such failures into ordinary errors.)
 //! * `SIGINT` ends the program, except while [`interruptible`] work runs: the first one then only asks it to stop.
+//! * `SIGINT` and `SIGTERM` end a `load` at once, with a line that says how much of it is kept ([`tell_loaded`]).
 //!
 //! The handler may only call what is async-signal-safe: `open`, `read`, `write`, `_exit`, and code without locks or
 //! allocation. It finds the file in `/proc/self/maps`, read line by line into a fixed buffer.
@@ -16,7 +17,7 @@
 )]
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::Exit;
 
@@ -59,6 +60,47 @@ pub fn interruptible<T>(work: impl FnOnce() -> T) -> T {
         libc::sigaction(libc::SIGINT, before.as_ptr(), std::ptr::null_mut());
     }
     result
+}
+
+/// Entries that a `load` has written so far.
+static LOADED: AtomicU64 = AtomicU64::new(0);
+
+/// From now on `SIGINT` and `SIGTERM` say what [`tell_loaded`] was told last, and end the program. A signal that is
+/// ignored stays so.
+pub fn watch_load() {
+    // SAFETY: as in `install`.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_end_of_load as *const () as usize;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: all live over the calls, `before` is filled by the first or all zero, which is the default
+        // disposition, and the handler has the signature of one without SA_SIGINFO.
+        unsafe {
+            libc::sigaction(signal, std::ptr::null(), before.as_mut_ptr());
+            if before.assume_init().sa_sigaction != libc::SIG_IGN {
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// So many entries of the load are written: they survive the end of the program.
+pub fn tell_loaded(entries: u64) {
+    LOADED.store(entries, Ordering::Relaxed);
+}
+
+extern "C" fn on_end_of_load(signal: libc::c_int) {
+    let mut line = Line::new();
+    line.push(
+        b"error: interrupted: load: load again; entries that are kept of this load: at least ",
+    );
+    line.push_number(LOADED.load(Ordering::Relaxed), 10);
+    line.push(b"\n");
+    // SAFETY: the bytes are initialised and `len` of them are in the buffer; write and _exit are async-signal-safe.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len);
+        libc::_exit(128 + signal);
+    }
 }
 
 /// Whether [`interruptible`] work was asked to stop.

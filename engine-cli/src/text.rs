@@ -74,6 +74,22 @@ impl Encoding {
     }
 }
 
+/// `text` with everything escaped that does not show as itself, and nothing else: for names and messages, where no
+/// reading back is asked for.
+pub fn printable(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    for character in text.chars() {
+        let mut buffer = [0; 4];
+        let encoded = character.encode_utf8(&mut buffer).as_bytes();
+        if matches!(character, ' '..='~') || is_printable(character) {
+            out.extend_from_slice(encoded);
+        } else {
+            write_escapes(encoded, &mut out);
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() * 2);
     for byte in bytes {
@@ -198,6 +214,14 @@ mod tests {
             assert!(Encoding::Text.read(text.as_bytes()).is_err(), "{text}");
         }
         assert_eq!(Encoding::Text.read(br"\xFF\\x41").unwrap(), b"\xff\\x41");
+    }
+
+    #[test]
+    fn messages_keep_backslashes_and_show_what_terminals_would_obey() {
+        assert_eq!(
+            printable("a\u{1b}[31m\r\n\\ \u{9b}\u{fc}"),
+            "a\\x1b[31m\\x0d\\x0a\\ \\xc2\\x9b\u{fc}"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::batch::operations;
-use crate::check::{Survey, note_damage};
+use crate::check::{Survey, note_damage, segments};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_name::FileKind;
 use crate::fs::FileSystem;
@@ -168,19 +168,43 @@ impl Survey {
             }
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 let error = error.clone();
-                let named = error.path().map(Path::to_path_buf);
-                self.report.problems.push(error);
-                for number in self.segment_numbers() {
-                    let is_live = number >= options.first_segment;
-                    if is_live && named != Some(FileKind::WalSegment(number).path(dir)) {
-                        let checked = check_segment(fs, dir, number);
-                        note_damage(checked, &mut self.report)?;
-                    }
-                }
-                Ok(())
+                self.blame_log(fs, dir, options, &error)
             }
             Err(error) => Err(error.clone()),
         }
+    }
+
+    /// Names what is wrong with a log that an open would refuse with `error`: that, and what each segment by itself
+    /// shows. An open can only say where the log ends; where a segment is missing, that one is named instead.
+    fn blame_log(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        options: ReplayOptions,
+        error: &Error,
+    ) -> Result<()> {
+        let live: Vec<_> =
+            self.segment_numbers().into_iter().filter(|n| *n >= options.first_segment).collect();
+        let path = |number| FileKind::WalSegment(number).path(dir);
+        let named = live.iter().copied().find(|number| error.path() == Some(&path(*number)));
+        let missing = segments::missing(fs, dir, &live, options)?;
+        let is_elsewhere = match named {
+            Some(number) if !missing.is_empty() => segments::ends_cleanly(fs, dir, number)?,
+            _ => false,
+        };
+        if !is_elsewhere {
+            self.report.problems.push(error.clone());
+        }
+        for number in missing.iter().filter(|number| error.path() != Some(&path(**number))) {
+            let what = "the log segment is missing or empty, but others say that it was written";
+            self.report.problems.push(Error::corruption(&path(*number), 0, what));
+        }
+        for number in live {
+            if named != Some(number) && !missing.contains(&number) {
+                note_damage(segments::check(fs, dir, number), &mut self.report)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -210,24 +234,4 @@ pub(crate) fn check_record(
         return Err(wrong(format!("a batch holds {count} operations, but its record says {says}")));
     }
     Ok(())
-}
-
-/// Looks at one segment by itself: a header that is none, or a damaged place with good records behind it.
-fn check_segment(fs: &dyn FileSystem, dir: &Path, number: FileNumber) -> Result<()> {
-    let Some(mut reader) = SegmentReader::open(fs, dir, number)? else { return Ok(()) };
-    let floor = match reader.header()? {
-        HeaderState::Valid(header) => header.first_sequence,
-        HeaderState::Damaged => return Err(reader.corruption(0, "log segment header is damaged")),
-        HeaderState::Blank | HeaderState::Stale(_) => return Ok(()),
-    };
-    let mut offset = FIRST_RECORD_OFFSET;
-    while let Step::Record(record, _) = reader.step(offset)? {
-        offset += record.record_len();
-    }
-    match reader.find(offset + 1, floor)? {
-        Some(_) => {
-            Err(reader.corruption(offset, "log record is damaged, with good ones behind it"))
-        }
-        None => Ok(()),
-    }
 }

@@ -70,10 +70,14 @@ fn get_in_view(
         }
     }
     let mut stats = ReadStats::default();
-    let found =
-        lookup::get(&view.version, &shared.tables, key, &KeyProbe::new(hash), bound, &mut stats)?;
+    let probe = KeyProbe::new(hash);
+    let found = lookup::get(&view.version, &shared.tables, key, &probe, bound, &mut stats)?;
     let answer = match found {
-        Some((trailer, value)) => answer(shared, trailer, Value::in_table(value), now_ms)?,
+        Some((trailer, value)) => {
+            answer(shared, trailer, Value::in_table(value), now_ms).map_err(|error| {
+                lookup::locate(&view.version, &shared.tables, key, &probe, bound, error)
+            })?
+        }
         None => None,
     };
     Ok(count(&shared.counters, answer, false, &stats))

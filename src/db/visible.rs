@@ -86,6 +86,15 @@ impl Cursor for Source {
 }
 
 impl Source {
+    /// Names in `error`, which is about the entry, where that stands.
+    #[cold]
+    fn locate(&self, error: Error) -> Error {
+        match self {
+            Source::Memory(_) => error,
+            Source::Run(cursor) => cursor.table_cursor().locate(error),
+        }
+    }
+
     fn pin_value(&self) -> Value {
         match self {
             Source::Memory(cursor) => Value::in_memory(cursor.pin_value()),
@@ -321,10 +330,11 @@ impl VisibleCursor {
     /// Where in its stored value the user's value of the entry under the merge begins; `None` if it has none.
     #[inline]
     fn value_start(&mut self, trailer: Trailer) -> Result<Option<usize>> {
-        match trailer.kind()? {
+        let located = |error| self.merge.current().locate(error);
+        match trailer.kind().map_err(located)? {
             ValueKind::Put => Ok(Some(0)),
             ValueKind::PutExpiring => {
-                let (expires_at_ms, _) = split_expiring(self.merge.value())?;
+                let (expires_at_ms, _) = split_expiring(self.merge.value()).map_err(located)?;
                 let now_ms = *self.now_ms.get_or_insert_with(|| self.shared.clock.unix_ms());
                 Ok((!is_expired(expires_at_ms, now_ms)).then_some(EXPIRY_LEN))
             }

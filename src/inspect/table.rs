@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::block::BlockLayout;
 use crate::block::bytes::BlockBytes;
 use crate::block::cursor::BlockCursor;
-use crate::checksum::{checksum, checksum_at};
+use crate::checksum::{checksum, checksum_at, hasher_at};
 use crate::compression::{decompress, method_from_byte, split_compressed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::FileSystem;
@@ -22,8 +22,9 @@ use crate::table::format::{
 /// Where a table's header says its number.
 const NUMBER_AT: usize = 12;
 
-/// Shows the table at `path`, every block of it, and with `options` every entry. A damaged block is shown as such, and
-/// is the error in the end; the blocks behind it are shown all the same.
+/// Shows the table at `path`, every block of it, and with `options` every entry. A damaged part is shown as such, and
+/// is the error in the end; what stands behind it is shown all the same. Without a good index, blocks are followed
+/// from the first one up to the first that is damaged.
 ///
 /// # Errors
 /// `Corruption`, after everything that can be shown; `Unsupported` for a newer format; `Io`.
@@ -41,17 +42,27 @@ pub fn table(
     let header = Item::new(0, "header").number("number", number.0);
     visit(header.number("file_bytes", bytes.len() as u64))?;
     let footer_at = bytes.len().checked_sub(FOOTER_LEN).ok_or_else(too_short)?;
-    let footer = Footer::decode(&bytes[footer_at..], number, footer_at as u64, path)?;
+    let (footer, mut damage) =
+        match Footer::decode(&bytes[footer_at..], number, footer_at as u64, path) {
+            Ok(footer) => (footer, None),
+            Err(error) if error.kind() != ErrorKind::Corruption => return Err(error),
+            Err(error) => (bytes.last_chunk().map(Footer::peek).unwrap_or_default(), Some(error)),
+        };
+    let is_footer_good = damage.is_none();
     let look = Look { bytes: &bytes, number, path, data_end: footer.filter.offset };
-    let mut damage: Option<Error> = None;
-    match look.region(footer.index, "index") {
-        Ok(index) => damage = look.blocks(index, options, visit)?,
-        Err(error) => damage = damage.or(Some(error)),
-    }
+    let shown = match look.region(footer.index, "index") {
+        Ok(index) if footer.index.len > 0 => look.blocks(index, options, visit)?,
+        _ => look.walk(is_footer_good, options, visit)?,
+    };
+    damage = damage.or(shown);
     for (region, name) in
         [(footer.filter, "filter"), (footer.index, "index"), (footer.properties, "properties")]
     {
         let found = look.region(region, name);
+        if !is_footer_good && (found.is_err() || region.len == 0) {
+            // Nothing says where it is.
+            continue;
+        }
         let verdict = if found.is_ok() { "good" } else { "bad" };
         let mut item = Item::new(region.offset, name).number("bytes", region.len);
         item = item.text("checksum", verdict);
@@ -63,9 +74,9 @@ pub fn table(
             }
         }
     }
-    visit(
-        Item::new(footer_at as u64, "footer").number("number", number.0).text("checksum", "good"),
-    )?;
+    let verdict = if is_footer_good { "good" } else { "bad" };
+    let item = Item::new(footer_at as u64, "footer").number("number", number.0);
+    visit(item.text("checksum", verdict))?;
     damage.map_or(Ok(()), Err)
 }
 
@@ -145,6 +156,50 @@ impl<'a> Look<'a> {
             damage = damage.or(shown);
         }
         Ok(damage)
+    }
+
+    /// Shows the blocks from the first one on, without an index. A block's checksum holds for one length only, which
+    /// so is found; behind damage nothing tells where the next one begins.
+    fn walk(
+        &self,
+        is_end_known: bool,
+        options: &InspectOptions,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<Error>> {
+        let end = if is_end_known { self.data_end as usize } else { self.bytes.len() };
+        let mut at = HEADER_LEN;
+        for ordinal in 0.. {
+            let Some(len) = self.block_len(at, end) else { break };
+            let handle = BlockHandle { offset: at as u64, len: len as u64 };
+            if let Some(error) = self.block(ordinal, handle, options, visit)? {
+                return Ok(Some(error));
+            }
+            at += len;
+        }
+        let what =
+            "no data block begins here, and without a good index nothing tells where others do";
+        Ok((at < end).then(|| Error::corruption(self.path, at as u64, what)))
+    }
+
+    /// The length of the block that begins at `at` and ends at `end` or before, if there is one.
+    fn block_len(&self, at: usize, end: usize) -> Option<usize> {
+        let candidate = self.bytes.get(at..end)?;
+        let mut hasher = hasher_at(self.number.0, at as u64);
+        let mut summed = 0;
+        for len in BLOCK_TRAILER_LEN + 1..=candidate.len() {
+            let covered = len - 4;
+            // The last byte covered says how the block is compressed: few bytes can.
+            if candidate[covered - 1] > 2 {
+                continue;
+            }
+            hasher.update(&candidate[summed..covered]);
+            summed = covered;
+            let crc = candidate[covered..len].first_chunk().map(|crc| u32::from_le_bytes(*crc));
+            if crc == Some(hasher.clone().finalize()) {
+                return Some(len);
+            }
+        }
+        None
     }
 
     /// Shows a block; returns what is wrong with it.

@@ -141,6 +141,12 @@ impl TableCursor {
         self.block.pin_value()
     }
 
+    /// Names in `error`, which is about the entry, where that stands. Must be valid.
+    #[cold]
+    pub(crate) fn locate(&self, error: Error) -> Error {
+        self.reader.at_block(error, self.handle)
+    }
+
     /// What reading cost since the last call.
     pub(crate) fn take_stats(&mut self) -> ReadStats {
         std::mem::take(&mut self.stats)

@@ -447,6 +447,15 @@ impl TableReader {
         locate(error, &self.path, self.footer.index.offset)
     }
 
+    /// Names in `error`, which is about an entry of `key` in this table, where that stands.
+    #[cold]
+    pub(crate) fn locate(&self, error: Error, key: &[u8]) -> Error {
+        match self.find_separator(key).and_then(|separator| self.handle(separator.index)) {
+            Ok(handle) => self.at_block(error, handle),
+            Err(_) => locate(error, &self.path, 0),
+        }
+    }
+
     #[cold]
     pub(super) fn at_block(&self, error: Error, handle: BlockHandle) -> Error {
         locate(error, &self.path, handle.offset)

@@ -4,7 +4,7 @@
 //! invariants of a [`Version`] nothing newer can stand further down. What kind of entry it found is not its business.
 
 use crate::block::bytes::PinnedValue;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::KeyProbe;
 use crate::key::Trailer;
 use crate::table::reader::ReadStats;
@@ -27,4 +27,25 @@ pub(crate) fn get(
         }
     }
     Ok(None)
+}
+
+/// Names in `error`, which is about what [`get`] found, where that stands.
+#[cold]
+pub(crate) fn locate(
+    version: &Version,
+    tables: &TableCache,
+    key: &[u8],
+    probe: &KeyProbe,
+    bound: Trailer,
+    error: Error,
+) -> Error {
+    let mut stats = ReadStats::default();
+    for run in version.levels.iter().flat_map(|level| &level.runs) {
+        let Some(table) = run.find(key) else { continue };
+        let Ok(opened) = tables.open(table) else { break };
+        if let Ok(Some(_)) = opened.reader().get(key, probe, bound, &mut stats) {
+            return opened.reader().locate(error, key);
+        }
+    }
+    error
 }

@@ -3,7 +3,8 @@
 //! `checkpoint` opens the database for reading: nothing in it changes. `backup` opens it for writing, because it
 //! flushes what is in the log to tables that the next backup shares. `backups` and `restore` need no database.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use esker::backup::{BackupInfo, BackupReport};
 use esker::{BackupDir, CheckpointReport};
@@ -29,9 +30,12 @@ struct Checkpointed {
 
 /// `checkpoint DIR`.
 pub fn checkpoint(global: &Global, args: &CopyArgs, out: &mut Out) -> Result<(), Failure> {
+    refuse_within(&database::directory(global)?, &args.dir)?;
     let opened = Opened::open(global, Access::Read)?;
-    let report = busy("checkpoint", || opened.db.checkpoint(&args.dir));
-    let report: CheckpointReport = report.map_err(|error| database::at(error, &args.dir))?;
+    let report: CheckpointReport = into_new(&args.dir, || {
+        busy("checkpoint", || opened.db.checkpoint(&args.dir))
+            .map_err(|error| database::at(error, &args.dir))
+    })?;
     opened.close()?;
     if out.json {
         return out.json_line(&Checkpointed {
@@ -66,9 +70,11 @@ struct BackedUp {
 
 /// `backup DIR`.
 pub fn backup(global: &Global, args: &CopyArgs, out: &mut Out) -> Result<(), Failure> {
+    refuse_within(&database::directory(global)?, &args.dir)?;
     let opened = Opened::open(global, Access::Change)?;
     let report = busy("backup", || opened.db.backup(&args.dir));
-    let report: BackupReport = report.map_err(|error| database::at(error, &args.dir))?;
+    let report: BackupReport =
+        report.map_err(|error| of_copy(database::at(error, &args.dir), &args.dir))?;
     opened.close()?;
     if out.json {
         return out.json_line(&BackedUp {
@@ -219,14 +225,62 @@ struct Restored {
 /// `restore DIR [--id N]`: into the directory that `--db` names.
 pub fn restore(global: &Global, args: &RestoreArgs, out: &mut Out) -> Result<(), Failure> {
     let into = database::directory(global)?;
-    let report = busy("restoring", || BackupDir::new(&args.dir).restore(args.id, &into));
-    let backup = report.map_err(|error| database::at(error, &args.dir))?.backup;
+    refuse_within(&args.dir, &into)?;
+    let report = into_new(&into, || {
+        busy("restoring", || BackupDir::new(&args.dir).restore(args.id, &into))
+            .map_err(|error| database::at(error, &args.dir))
+    })?;
+    let backup = report.backup;
     let BackupInfo { id, sequence, tables: count, table_bytes, .. } = backup;
     if out.json {
         return out.json_line(&Restored { id, sequence, tables: count, table_bytes });
     }
     let copied = tables(count, table_bytes);
     out.line(format!("restored backup {id} at sequence {sequence}: {copied}, all checksums match"))
+}
+
+/// Does `work`, which makes the directory `dir`. If it fails, the directory goes too if it was not there before: the
+/// engine leaves it, empty.
+fn into_new<T>(dir: &Path, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let is_new = fs::symlink_metadata(dir).is_err();
+    work().map_err(|failure| {
+        if is_new {
+            // It fails where it should: if anything is in there.
+            let _ = fs::remove_dir(dir);
+        }
+        of_copy(failure, dir)
+    })
+}
+
+/// A full disk under a copy into `dir` is no reason to reopen a database.
+fn of_copy(failure: Failure, dir: &Path) -> Failure {
+    if failure.is_no_space() {
+        let advice = format!("free some space for {} and run it again", dir.display());
+        return failure.advise(advice);
+    }
+    failure
+}
+
+/// Refuses a `target` within `dir`, as the engine does, but where a link leads there too.
+pub fn refuse_within(dir: &Path, target: &Path) -> Result<(), Failure> {
+    let (dir, within) = (resolved(dir), resolved(target));
+    if !within.starts_with(&dir) {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("the target lies within the directory {}", dir.display()))
+        .at(target.display().to_string())
+        .advise("name a directory beside it"))
+}
+
+/// `path` without links, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    for there in path.ancestors() {
+        if let (Ok(found), Ok(rest)) = (fs::canonicalize(there), path.strip_prefix(there)) {
+            return found.join(rest);
+        }
+    }
+    path
 }
 
 /// Does `work`; on a terminal, shows that something is going on.

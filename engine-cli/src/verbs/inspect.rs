@@ -1,5 +1,7 @@
 //! `inspect`: what stands in one file, an item a line.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -34,8 +36,40 @@ pub struct InspectArgs {
     pub entries: bool,
 }
 
+impl InspectKind {
+    /// What files of this kind begin with, and what they are called.
+    fn signature(self) -> (&'static [u8; 8], &'static str) {
+        match self {
+            InspectKind::Wal => (b"eskerwal", "wal"),
+            InspectKind::Manifest => (b"ESKERMAN", "manifest"),
+            InspectKind::Table => (b"eskertab", "table"),
+        }
+    }
+}
+
+/// Refuses what is no file, or begins as a file of another kind does: that is no damage.
+fn refuse_other_kind(args: &InspectArgs) -> Result<(), Failure> {
+    let refused = |what: &str| Failure::refused(what).at(args.file.display().to_string());
+    if args.file.is_dir() {
+        return Err(refused("a directory, not a file").advise("name a file in it"));
+    }
+    let mut begin = [0; 8];
+    // What cannot be read is told by the engine.
+    let _ = File::open(&args.file).and_then(|mut file| file.read_exact(&mut begin));
+    for kind in InspectKind::value_variants() {
+        let (magic, name) = kind.signature();
+        if *kind != args.kind && begin == *magic {
+            let asked = args.kind.signature().1;
+            return Err(refused(&format!("the file is not of kind {asked}, but of kind {name}"))
+                .advise(format!("run `engine-cli inspect {name} FILE`")));
+        }
+    }
+    Ok(())
+}
+
 /// `inspect wal|manifest|table FILE [--entries]`.
 pub fn inspect(args: &InspectArgs, out: &mut Out) -> Result<(), Failure> {
+    refuse_other_kind(args)?;
     let mut failure = None;
     let mut visit = |item: Item| {
         show(&item, out).map_err(|told| {

@@ -1,7 +1,12 @@
 //! `verify` and `repair`: what is damaged, and what can be saved.
 //!
 //! Neither opens the database, so both work on one that cannot be opened. A finding is one line, `path:offset: what`.
+//!
+//! What a repair in place says it says once: the next one finds nothing damaged. So it stands in a file beside the
+//! originals too, before anything is printed.
 
+use std::fs::File as DiskFile;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,7 +17,12 @@ use serde::Serialize;
 use crate::args::Global;
 use crate::database::{self, Overrides};
 use crate::error::Failure;
-use crate::output::{self, Out};
+use crate::output::{self, Out, complain};
+use crate::text::printable;
+use crate::verbs::copies::refuse_within;
+
+/// The file in `lost-N` that says what a repair said.
+const REPORT_NAME: &str = "REPORT.txt";
 
 /// The flags of `repair`.
 #[derive(Args, Debug)]
@@ -40,7 +50,8 @@ struct Verified {
 pub fn verify(global: &Global, out: &mut Out) -> Result<(), Failure> {
     let dir = database::directory(global)?;
     // What options say does not matter here, but a wrong one is an error as everywhere.
-    Overrides::parse(&global.options)?.database(esker::DbOptions::default())?;
+    Overrides::parse(&global.options)?.check()?;
+    database::refuse_file(&dir)?;
     let progress = output::spinner("verifying");
     let report = Db::builder().verify(&dir);
     progress.finish_and_clear();
@@ -92,10 +103,10 @@ pub fn found_text(found: usize) -> String {
 /// A finding as `path:offset: what`.
 pub fn problem(error: &esker::Error) -> String {
     let path = error.path().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-    match error.offset() {
+    printable(&match error.offset() {
         Some(offset) => format!("{path}:{offset}: {}", error.what()),
         None => format!("{path}: {}", error.what()),
-    }
+    })
 }
 
 /// What `repair` did, or would do.
@@ -113,6 +124,8 @@ struct Repaired {
     entries_rewritten: u64,
     database: Option<String>,
     originals: Option<String>,
+    /// The file that says the same.
+    report: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -168,47 +181,74 @@ impl Repaired {
             entries_rewritten: report.entries_rewritten,
             database: path(&report.database),
             originals: path(&report.originals),
+            report: None,
         }
     }
 
-    fn tell(&self, out: &mut Out) -> Result<(), Failure> {
+    /// All of it as lines for people.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         if !self.needed {
-            return out.line("nothing is damaged: nothing was changed");
+            lines.push(match &self.database {
+                None => "nothing is damaged: nothing was changed".to_owned(),
+                Some(dir) => format!("nothing is damaged: made a checkpoint in {dir}"),
+            });
+            return lines;
         }
         for problem in &self.problems {
-            out.line(format!("damaged: {problem}"))?;
+            lines.push(format!("damaged: {problem}"));
         }
         for file in &self.files {
             let verdict = if file.complete { "nothing of it is lost" } else { "not all of it" };
             let kept = output::count(file.entries_kept);
-            out.line(format!("file {}: {kept} entries kept, {verdict}", file.name))?;
+            lines.push(format!("file {}: {kept} entries kept, {verdict}", file.name));
         }
         for range in &self.lost_ranges {
             let from = range.from.as_deref().unwrap_or("the first key");
             let to = range.to.as_deref().unwrap_or("the last key");
-            out.line(format!(
+            lines.push(format!(
                 "may be missing, older, or back though deleted: keyspace {}, from {from} to {to} ({})",
                 range.keyspace, range.file
-            ))?;
+            ));
         }
         for writes in &self.lost_writes {
             let last = writes.last.map_or("the end".to_owned(), |last| last.to_string());
-            out.line(format!("lost from the log: writes {} to {last}", writes.first))?;
+            lines.push(format!("lost from the log: writes {} to {last}", writes.first));
         }
         for note in &self.notes {
-            out.line(format!("note: {note}"))?;
+            lines.push(format!("note: {note}"));
         }
         let loss = if self.lossless { "nothing is lost" } else { "see above for what may be lost" };
         let kept = output::count(self.entries_kept);
         let rewritten = output::count(self.entries_rewritten);
         let begin = if self.dry_run { "would repair" } else { "repaired" };
         let place = self.database.as_ref().map_or(String::new(), |dir| format!(" into {dir}"));
-        out.line(format!(
+        lines.push(format!(
             "{begin}{place}: {kept} entries kept in their tables, {rewritten} written anew; {loss}"
-        ))?;
-        match &self.originals {
-            Some(dir) => out.line(format!("the originals are in {dir}")),
-            None => Ok(()),
+        ));
+        if let Some(dir) = &self.originals {
+            lines.push(format!("the originals are in {dir}"));
+        }
+        lines
+    }
+
+    /// Writes the lines into the directory of the originals. The repair is done, so not being able to is no failure of
+    /// it; but it is said.
+    fn keep(&mut self, originals: &Path) {
+        let path = originals.join(REPORT_NAME);
+        let text = self.lines().join("\n") + "\n";
+        let write = || -> io::Result<()> {
+            let mut file = DiskFile::create_new(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            DiskFile::open(originals)?.sync_all()
+        };
+        match write() {
+            Ok(()) => self.report = Some(show(&path)),
+            Err(error) => complain(&format!(
+                "warning: the report could not be written: {}: {error}\n",
+                printable(&show(&path))
+            )),
         }
     }
 }
@@ -217,15 +257,41 @@ fn show(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// The database in `dir` is whole and should be in `into`: makes it there, as a checkpoint.
+fn copy_whole(global: &Global, dir: &Path, into: &Path) -> Result<(), Failure> {
+    let options = Overrides::parse(&global.options)?.database(esker::DbOptions::default())?;
+    let options = esker::DbOptions { read_only: true, create_if_missing: false, ..options };
+    let db = Db::builder().options(options).open(dir).map_err(|error| database::at(error, dir))?;
+    db.checkpoint(into).map_err(|error| database::at(error, into))?;
+    db.close().map_err(|error| database::at(error, dir))
+}
+
 /// `repair [--into DIR] [--dry-run]`.
 pub fn repair(global: &Global, args: &RepairArgs, out: &mut Out) -> Result<(), Failure> {
     let dir = database::directory(global)?;
-    Overrides::parse(&global.options)?.database(esker::DbOptions::default())?;
+    Overrides::parse(&global.options)?.check()?;
+    if let Some(into) = &args.into {
+        refuse_within(&dir, into)?;
+    }
     let options = RepairOptions { into: args.into.clone(), dry_run: args.dry_run };
     let progress = output::spinner("repairing");
     let report = Db::builder().repair(&dir, &options);
     progress.finish_and_clear();
     let report = report.map_err(|error| database::at(error, &dir))?;
-    let repaired = Repaired::of(&report, args.dry_run, out);
-    if out.json { out.json_line(&repaired) } else { repaired.tell(out) }
+    let mut repaired = Repaired::of(&report, args.dry_run, out);
+    if let (false, false, Some(into)) = (report.is_needed(), args.dry_run, &args.into) {
+        copy_whole(global, &dir, into)?;
+        repaired.database = Some(show(into));
+    }
+    if let Some(originals) = &report.originals {
+        repaired.keep(originals);
+    }
+    if out.json {
+        return out.json_line(&repaired);
+    }
+    repaired.lines().iter().try_for_each(|line| out.line(line))?;
+    match &repaired.report {
+        Some(path) => out.line(format!("this report is in {path}")),
+        None => Ok(()),
+    }
 }

@@ -6,6 +6,8 @@
 //!
 //! A line ends with a newline; the last one may lack it. The first tab ends the key, so a value may hold raw tabs. A
 //! line that has no tab where the longest key ends is refused before the rest of it is read.
+//!
+//! Whatever ends a load early (a bad line, an error, a signal), it says how many entries are kept.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -16,10 +18,11 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{DumpArgs, DumpFormat, Global, LoadArgs};
-use crate::database::{Access, Opened};
+use crate::database::{self, Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
 use crate::range::KeyRange;
+use crate::signals;
 use crate::text::Encoding;
 
 const BATCH_ENTRIES: usize = 1000;
@@ -57,15 +60,18 @@ pub fn load(global: &Global, args: &LoadArgs, out: &mut Out) -> Result<(), Failu
         ingest: if args.sorted { Some(opened.keyspace.ingest()?) } else { None },
         batch: WriteBatch::new(),
         loaded: Loaded::default(),
+        written: 0,
     };
+    signals::watch_load();
     let result = loader.run(&mut input, args, &progress);
     progress.finish_and_clear();
-    let loaded = loader.loaded;
+    let (kept, loaded) = (loader.kept(), loader.loaded);
     // Also after a bad line: what came before it is kept, and so it is made durable.
     let synced = opened.db.sync();
     result?;
-    synced?;
-    opened.close()?;
+    let dir = opened.db.path().to_path_buf();
+    synced.map_err(|error| database::at(error, &dir).adding(&kept))?;
+    opened.close().map_err(|failure| failure.adding(&kept))?;
     if out.json {
         return out.json_line(&loaded);
     }
@@ -114,6 +120,8 @@ struct Loader<'a> {
     ingest: Option<Ingest>,
     batch: WriteBatch,
     loaded: Loaded,
+    /// Entries that were written: those that are kept whatever comes.
+    written: u64,
 }
 
 impl Loader<'_> {
@@ -127,21 +135,37 @@ impl Loader<'_> {
         for number in 1_u64.. {
             line.clear();
             let read = self.parser.read_line(input, &mut line);
-            let read = read.map_err(|error| Failure::io("read", &args.file, error))?;
+            let read =
+                read.map_err(|error| self.stopped(Failure::io("read", &args.file, error)))?;
             if read == 0 {
                 break;
             }
             progress.inc(read as u64);
-            if let Err(what) = self.add(line.strip_suffix(b"\n").unwrap_or(&line))? {
+            let added = self.add(line.strip_suffix(b"\n").unwrap_or(&line));
+            if let Err(what) = added.map_err(|failure| self.stopped(failure))? {
                 return Err(self.bad_line(number, &what, args));
             }
             if !args.atomic
                 && (self.batch.len() >= BATCH_ENTRIES || self.batch.bytes() >= BATCH_BYTES)
             {
-                self.write()?;
+                self.write().map_err(|failure| self.stopped(failure))?;
             }
         }
-        self.write()
+        self.write().map_err(|failure| self.stopped(failure))
+    }
+
+    /// The failure that ended the load, which says what is kept. An ingest is all or nothing.
+    fn stopped(&self, failure: Failure) -> Failure {
+        failure.at(self.opened.db.path().display().to_string()).adding(&self.kept())
+    }
+
+    /// How many entries are kept of a load that ended early.
+    fn kept(&self) -> String {
+        match self.written {
+            0 => "nothing of this load was written".to_owned(),
+            1 => "the entry before it is kept".to_owned(),
+            entries => format!("the {entries} entries before it are kept"),
+        }
     }
 
     /// Takes a line; the inner error is what is wrong with it.
@@ -173,6 +197,7 @@ impl Loader<'_> {
     fn write(&mut self) -> Result<(), Failure> {
         if let Some(ingest) = self.ingest.take() {
             ingest.finish()?;
+            self.written = self.loaded.entries;
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
@@ -180,6 +205,8 @@ impl Loader<'_> {
         if entries > 0 {
             self.opened.db.write(batch)?;
             self.loaded.entries += entries;
+            self.written = self.loaded.entries;
+            signals::tell_loaded(self.written);
         }
         Ok(())
     }
@@ -190,12 +217,9 @@ impl Loader<'_> {
             self.ingest = None;
             self.loaded = Loaded::default();
         } else if let Err(failure) = self.write() {
-            return failure;
+            return self.stopped(failure);
         }
-        let kept = match self.loaded.entries {
-            0 => "nothing was written".to_owned(),
-            entries => format!("the {entries} entries before it are kept"),
-        };
+        let kept = self.kept();
         Failure::refused(format!("bad line {number}: {what}"))
             .at(args.file.display().to_string())
             .advise(format!("mend the line and load again; {kept}"))
@@ -224,7 +248,11 @@ impl Parser {
 
     fn parse(&self, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
         if self.json {
-            let line: JsonLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+            if line.trim_ascii_start().first() != Some(&b'{') {
+                return Err(r#"not an object like {"key": KEY, "value": VALUE}"#.to_owned());
+            }
+            let line: JsonLine =
+                serde_json::from_slice(line).map_err(|error| json_error(&error))?;
             let field = |text: &str| self.encoding.read(text.as_bytes());
             return Ok((field(&line.key)?, field(&line.value)?));
         }
@@ -233,6 +261,11 @@ impl Parser {
         };
         Ok((self.encoding.read(&line[..tab])?, self.encoding.read(&line[tab + 1..])?))
     }
+}
+
+/// What is wrong with a line of JSON. Which line it is, the caller knows: here it is always the first.
+fn json_error(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 #[cfg(test)]
@@ -257,6 +290,8 @@ mod tests {
         for line in [
             "",
             "{}",
+            "[]",
+            r#"["a","1"]"#,
             r#"{"key":"a"}"#,
             r#"{"key":1,"value":"b"}"#,
             r#"{"key":"a","value":"b","x":1}"#,

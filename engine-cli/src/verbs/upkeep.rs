@@ -9,7 +9,7 @@ use esker::{CompactOptions, CompactionProgress, Db, Keyspace, Metrics};
 use serde::Serialize;
 
 use crate::args::{CompactArgs, Global, KeyspacesAction, KeyspacesArgs};
-use crate::database::{Access, Opened};
+use crate::database::{self, Access, Opened};
 use crate::error::Failure;
 use crate::output::{self, Out};
 use crate::range::KeyRange;
@@ -18,14 +18,14 @@ use crate::signals;
 /// `flush`: memtables to tables.
 pub fn flush(global: &Global) -> Result<(), Failure> {
     let opened = Opened::open(global, Access::Change)?;
-    opened.db.flush()?;
+    opened.db.flush().map_err(|error| database::at(error, opened.db.path()))?;
     opened.close()
 }
 
 /// `sync`: every earlier write is durable.
 pub fn sync(global: &Global) -> Result<(), Failure> {
     let opened = Opened::open(global, Access::Change)?;
-    opened.db.sync()?;
+    opened.db.sync().map_err(|error| database::at(error, opened.db.path()))?;
     opened.close()
 }
 
@@ -80,7 +80,8 @@ pub fn compact(global: &Global, args: &CompactArgs, out: &mut Out) -> Result<(),
     let start = Instant::now();
     let before = opened.db.metrics();
     if !range.is_empty() {
-        compact_range(&opened.keyspace, range, args.limited)?;
+        compact_range(&opened.keyspace, range, args.limited)
+            .map_err(|failure| failure.at(opened.db.path().display().to_string()))?;
     }
     let after = opened.db.metrics();
     let seconds = start.elapsed().as_secs_f64();

@@ -60,6 +60,29 @@ fn checkpoints_into_the_wrong_place_are_refused() {
 }
 
 #[test]
+fn links_lead_into_no_database_and_no_backup_directory() {
+    let place = Place::new();
+    place.run("put a b").ok();
+    std::os::unix::fs::symlink(place.db(), place.file("link")).unwrap();
+    let inside = place.file("link").join("x").display().to_string();
+    for verb in [&["checkpoint", &inside][..], &["backup", &inside], &["repair", "--into", &inside]]
+    {
+        place.run_with(verb).fails(6, &["within", "x"]);
+    }
+    assert!(!place.db().join("x").exists());
+    // Through the link of the database itself.
+    let link = beside(&place, "link");
+    let inside = place.db().join("x").display().to_string();
+    alone(&["--db", &link, "checkpoint", &inside]).fails(6, &["within"]);
+    // A database does not belong among backups.
+    let backups = beside(&place, "backups");
+    place.run_with(&["backup", &backups]).ok();
+    let inside = format!("{backups}/sub");
+    alone(&["--db", &inside, "restore", &backups]).fails(6, &["within"]);
+    assert!(!place.file("backups").join("sub").exists());
+}
+
+#[test]
 fn an_unfinished_copy_is_no_database_and_is_made_again() {
     let place = Place::new();
     place.run("put a b").ok();
@@ -148,10 +171,15 @@ fn what_cannot_be_restored_or_removed_says_why() {
     std::fs::write(&table, bytes).unwrap();
     let name = table.file_name().unwrap().to_str().unwrap();
     restore(&[]).fails(3, &[name, "checksum"]);
-    let left: Vec<_> = std::fs::read_dir(&new).into_iter().flatten().collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(!place.file("new").exists());
+    std::fs::create_dir(&new).unwrap();
+    restore(&[]).fails(3, &[name, "checksum"]);
+    assert_eq!(std::fs::read_dir(&new).unwrap().count(), 0);
     let verify = place.run_with(&["backups", &backups, "--verify"]).fails(3, &["one problem"]);
     assert!(verify.text().contains(name), "{verify:?}");
+    std::fs::remove_file(&table).unwrap();
+    let missing = restore(&[]).fails(3, &[name, "another backup"]);
+    assert!(!missing.err.contains("repair"), "{missing:?}");
     std::fs::write(place.file("backups").join("BACKUP-000001"), "x").unwrap();
     let list = place.run_with(&["backups", &backups]).fails(3, &["one problem"]);
     assert!(list.text().contains("BACKUP-000001"), "{list:?}");

@@ -61,8 +61,28 @@ fn a_file_in_the_place_of_the_database_is_an_error() {
     let place = Place::new();
     fs::write(place.db(), "text").unwrap();
     place.run("put k v").fails(6, &["not a directory", place.db().to_str().unwrap()]);
-    place.run("get k").fails(6, &["not a directory", place.db().to_str().unwrap()]);
+    for verb in ["get k", "verify", "repair"] {
+        place.run(verb).fails(6, &["not a directory", place.db().to_str().unwrap()]);
+    }
     assert_eq!(fs::read(place.db()).unwrap(), b"text");
+}
+
+#[test]
+fn a_link_to_nowhere_is_no_place_for_a_database() {
+    let place = Place::new();
+    std::os::unix::fs::symlink(place.file("nowhere"), place.db()).unwrap();
+    place.run("put k v").fails(6, &["link that leads nowhere"]);
+    fs::create_dir(place.file("nowhere")).unwrap();
+    place.run("put k v").ok();
+}
+
+#[test]
+fn nothing_that_a_terminal_would_obey_goes_to_stderr() {
+    let place = Place::new();
+    let get: Answer =
+        program().args(["--db", "/no\u{1b}[31m/db", "get", "k"]).output().unwrap().into();
+    get.fails(4, &["/no\\x1b[31m/db"]);
+    place.run("get k --option a\u{1b}=1").fails(2, &["a\\x1b"]);
 }
 
 #[test]
@@ -113,6 +133,17 @@ fn options_are_set_by_name_and_wrong_ones_are_named() {
     place.run("put k v --option block_bytes=3").fails(6, &["block_bytes=3"]);
     place.run("put k v --option verify=often").fails(6, &["verify=often"]);
     place.run("get k --option block_bytes=many").fails(6, &["block_bytes=many"]);
+    for verb in ["get k", "scan", "stats", "verify", "repair"] {
+        place.run(&format!("{verb} --option block_bytes=1")).fails(6, &["block_bytes=1"]);
+        place.run(&format!("{verb} --option memtable_bytes=0")).fails(6, &["memtable_bytes=0"]);
+        place.run(&format!("{verb} --option compaction=foo")).fails(6, &["foo", "leveled"]);
+    }
+    // Right for the strategy that the keyspace has, whatever the default is.
+    place.run("put k v --option compaction=size_tiered").ok();
+    for verb in ["get k", "verify"] {
+        place.run(&format!("{verb} --option merge_width=3")).ok();
+        place.run(&format!("{verb} --option merge_width=999")).fails(6, &["merge_width"]);
+    }
 }
 
 #[test]
@@ -197,6 +228,11 @@ fn a_full_output_device_is_an_error() {
     let answer: Answer =
         place.command().arg("scan").stdout(full).stderr(Stdio::piped()).output().unwrap().into();
     answer.fails(4, &["standard output"]);
+    for flag in ["--help", "--version"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let answer: Answer = program().arg(flag).stdout(full).output().unwrap().into();
+        answer.fails(4, &["standard output"]);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! `load` and `dump`.
 
-use crate::support::{Place, numbered};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use crate::support::{Answer, Place, numbered};
 
 /// Keys and values with every kind of byte in them.
 fn awkward(place: &Place) -> usize {
@@ -94,11 +97,70 @@ fn each_form_says_what_is_wrong_with_a_line() {
     place.feed("load -", "a\\q\tb\n").fails(6, &["line 1", "backslash"]);
     place.feed("load - --input hex", "61\t6\n").fails(6, &["line 1", "odd"]);
     place.feed("load - --input jsonl", "{\"key\":\"a\"}\n").fails(6, &["line 1", "value"]);
-    place.feed("load - --input jsonl", "[]\n").fails(6, &["line 1"]);
+    for line in ["[]", "[\"a\",\"1\"]", "7"] {
+        place.feed("load - --input jsonl", line).fails(6, &["line 1", "not an object"]);
+    }
+    let json = place.feed("load - --input jsonl", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":1}\n");
+    let json = json.fails(6, &["bad line 2: ", "column 8", "the entry before it is kept"]);
+    assert!(!json.err.contains("line 1") && !json.err.contains("JsonLine"), "{json:?}");
     place.feed("load - --input csv", "").fails(2, &["csv"]);
     let long = format!("ok\tv\n{}\tv\n", "k".repeat(1 << 16));
     place.feed("load -", long).fails(6, &["line 2", "65536", "65535"]);
     assert_eq!(place.run("get ok").ok().text(), "v\n");
+}
+
+#[test]
+fn long_keys_do_not_flood_an_error() {
+    let place = Place::new();
+    let lines = format!("{}\tv\n{}\tv\n", "y".repeat(60_000), "x".repeat(60_000));
+    let failed = place.feed("load - --sorted", lines).fails(6, &["line 2", "(60000 characters)"]);
+    assert!(failed.err.len() < 1000, "{failed:?}");
+}
+
+/// How many entries an interrupted load says are kept.
+fn told(answer: &Answer) -> u64 {
+    answer.err.trim_end().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_load_ended_by_a_signal_says_what_is_kept() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let place = Place::new();
+        let mut command = place.command();
+        command.args(["load", "-"]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // More than the pipe and its buffers hold: when all is in, most of it was read.
+        let lines = numbered(20_000, |n| format!("k{n:06}\t{}\n", "v".repeat(40)));
+        stdin.write_all(lines.as_bytes()).unwrap();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let answer: Answer = child.wait_with_output().unwrap().into();
+        drop(stdin);
+        let answer = answer.fails(code, &["interrupted", "kept"]);
+        assert!(told(&answer) >= 10_000, "{answer:?}");
+        let count = place.run("scan --count").ok();
+        assert!(count.text().trim().parse::<u64>().unwrap() >= told(&answer), "{count:?}");
+    }
+}
+
+#[test]
+fn a_load_ended_by_an_error_says_what_is_kept() {
+    let place = Place::new();
+    place.run("put k v").ok();
+    let lines = numbered(5000, |n| format!("k{n:06}\tv\n"));
+    let input = place.file_with("in", lines + &format!("large\t{}\n", "v".repeat(1 << 20)));
+    let script = format!(
+        "ulimit -f 100; '{}' --db '{}' load '{}' --option wal_mode=write --option wal_segment_bytes=65536",
+        assert_cmd::cargo::cargo_bin!("engine-cli").display(),
+        place.db().display(),
+        input.display(),
+    );
+    let answer: Answer = Command::new("bash").args(["-c", &script]).output().unwrap().into();
+    let code = answer.code;
+    assert!([4, 6].contains(&code), "{answer:?}");
+    answer.fails(code, &["File too large", "the 5000 entries before it are kept"]);
+    assert_eq!(place.run("scan --count").ok().text(), "5001\n");
 }
 
 #[test]

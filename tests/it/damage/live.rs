@@ -227,3 +227,28 @@ pub(super) fn sweep(share: &Share) {
     Share::count("flips", flips);
     Share::count("truncations", truncations);
 }
+
+/// Under `verify=once` damage that came after the check can make a kind of entry that there is not; the error said
+/// neither the file nor the place.
+#[test]
+fn a_kind_that_damage_made_unknown_names_its_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = build(dir.path(), (ReadMode::Mmap, Verify::Once));
+    let live = &world.lives[0];
+    let file = File::options().write(true).open(&live.table).unwrap();
+    let (mut by_get, mut by_scan) = (0, 0);
+    for offset in 20..live.data_end.min(1100) {
+        let byte = live.bytes[offset as usize];
+        file.write_all_at(&[byte ^ 0x82], offset).unwrap();
+        let found = live.keyspace.get("key 00003").err();
+        let scanned = live.keyspace.iter().take(5).find_map(Result::err);
+        for (error, count) in [(found, &mut by_get), (scanned, &mut by_scan)] {
+            if let Some(error) = error {
+                world.blame(&error, live);
+                *count += u64::from(error.kind() == ErrorKind::Unsupported);
+            }
+        }
+        file.write_all_at(&[byte], offset).unwrap();
+    }
+    assert!(by_get > 0 && by_scan > 0, "{by_get} {by_scan}");
+}
