@@ -96,3 +96,34 @@ fn readers_keep_their_view_while_writers_rotate_and_flush() {
 fn readers_keep_their_view_while_threads_flush_and_compact() {
     explore("views_threads", (20, 800, 100_000), || readers_and_writers(2));
 }
+
+/// A read that took its number before its view would find that a merge has dropped the version for that number.
+#[test]
+fn what_a_merge_drops_is_needed_by_no_read_that_began_before() {
+    explore("views_merged", (60, 800, 100_000), || {
+        let fs = Arc::new(SimFs::new());
+        let db = open_with(&fs, options(0), small());
+        db.put("a", value(1, 10)).unwrap();
+        let writer = db.clone();
+        let writing = go(move || {
+            for newer in 2..=3 {
+                writer.put("a", value(newer, 10)).unwrap();
+                writer.flush().unwrap();
+                writer.compact_range::<&str>(..).unwrap();
+            }
+        });
+        let reader = db.clone();
+        let reading = go(move || {
+            let mut newest = 1;
+            for _ in 0..30 {
+                let now = version(&reader, "a");
+                assert!(now >= newest, "a version went back from {newest} to {now}");
+                newest = now;
+            }
+        });
+        join(vec![writing, reading]);
+        assert_eq!(version(&db, "a"), 3);
+        db.close().unwrap();
+        check_left(&fs);
+    });
+}
