@@ -16,5 +16,7 @@ export CARGO_TARGET_DIR=$PWD/target/asan
 export RUSTC_BOOTSTRAP=1
 export RUSTFLAGS="-Zsanitizer=address"
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:detect_stack_use_after_return=1}
+# The processes of the damage suite may otherwise map less than the sanitizer needs for itself.
+export ESKER_ADDRESS_SPACE_UNLIMITED=1
 # With --target, build scripts and macros are built without the sanitizer.
 cargo test --locked --target "$host" --lib --test it -- "$@"

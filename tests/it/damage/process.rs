@@ -170,7 +170,12 @@ impl Outcome {
 
 fn start(sweep: &str, index: u64, count: u64, progress: &Path) -> Child {
     // Many arenas would take the address space that is to measure the engine.
-    let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && exec \"$0\" \"$@\"");
+    // A sanitizer maps more than that for itself.
+    let limit = match std::env::var_os("ESKER_ADDRESS_SPACE_UNLIMITED") {
+        None => format!("ulimit -v {ADDRESS_SPACE_KIB} && "),
+        Some(_) => String::new(),
+    };
+    let script = format!("{limit}exec \"$0\" \"$@\"");
     Command::new("sh")
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())
