@@ -241,7 +241,7 @@ pub fn restore(global: &Global, args: &RestoreArgs, out: &mut Out) -> Result<(),
 
 /// Does `work`, which makes the directory `dir`. If it fails, the directory goes too if it was not there before: the
 /// engine leaves it, empty.
-fn into_new<T>(dir: &Path, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub fn into_new<T>(dir: &Path, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let is_new = fs::symlink_metadata(dir).is_err();
     work().map_err(|failure| {
         if is_new {

@@ -19,7 +19,7 @@ use crate::database::{self, Overrides};
 use crate::error::Failure;
 use crate::output::{self, Out, complain};
 use crate::text::printable;
-use crate::verbs::copies::refuse_within;
+use crate::verbs::copies::{into_new, refuse_within};
 
 /// The file in `lost-N` that says what a repair said.
 const REPORT_NAME: &str = "REPORT.txt";
@@ -269,6 +269,7 @@ fn copy_whole(global: &Global, dir: &Path, into: &Path) -> Result<(), Failure> {
 /// `repair [--into DIR] [--dry-run]`.
 pub fn repair(global: &Global, args: &RepairArgs, out: &mut Out) -> Result<(), Failure> {
     let dir = database::directory(global)?;
+    database::refuse_file(&dir)?;
     Overrides::parse(&global.options)?.check()?;
     if let Some(into) = &args.into {
         refuse_within(&dir, into)?;
@@ -280,7 +281,7 @@ pub fn repair(global: &Global, args: &RepairArgs, out: &mut Out) -> Result<(), F
     let report = report.map_err(|error| database::at(error, &dir))?;
     let mut repaired = Repaired::of(&report, args.dry_run, out);
     if let (false, false, Some(into)) = (report.is_needed(), args.dry_run, &args.into) {
-        copy_whole(global, &dir, into)?;
+        into_new(into, || copy_whole(global, &dir, into))?;
         repaired.database = Some(show(into));
     }
     if let Some(originals) = &report.originals {

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
-use esker::{ErrorKind, Ingest, WriteBatch};
+use esker::{DbOptions, Durability, ErrorKind, Ingest, WriteBatch};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,7 @@ pub fn load(global: &Global, args: &LoadArgs, out: &mut Out) -> Result<(), Failu
         Some(bytes) => output::progress_bytes("loading", bytes),
         None => output::spinner("loading"),
     };
+    let defaults = opened.overrides.database(DbOptions::default())?;
     let mut loader = Loader {
         opened: &opened,
         parser,
@@ -61,17 +62,19 @@ pub fn load(global: &Global, args: &LoadArgs, out: &mut Out) -> Result<(), Failu
         batch: WriteBatch::new(),
         loaded: Loaded::default(),
         written: 0,
+        is_logged: defaults.durability != Durability::Disabled,
     };
     signals::watch_load();
     let result = loader.run(&mut input, args, &progress);
     progress.finish_and_clear();
-    let (kept, loaded) = (loader.kept(), loader.loaded);
+    let (written, loaded) = (loader.written, loader.loaded);
     // Also after a bad line: what came before it is kept, and so it is made durable.
     let synced = opened.db.sync();
     result?;
     let dir = opened.db.path().to_path_buf();
-    synced.map_err(|error| database::at(error, &dir).adding(&kept))?;
-    opened.close().map_err(|failure| failure.adding(&kept))?;
+    let unsure = format!("{written} entries were written, and nobody knows how many are durable");
+    synced.map_err(|error| database::at(error, &dir).adding(&unsure))?;
+    opened.close().map_err(|failure| failure.adding(&unsure))?;
     if out.json {
         return out.json_line(&loaded);
     }
@@ -120,8 +123,9 @@ struct Loader<'a> {
     ingest: Option<Ingest>,
     batch: WriteBatch,
     loaded: Loaded,
-    /// Entries that were written: those that are kept whatever comes.
+    /// Entries that were written: those that are kept however the load ends.
     written: u64,
+    is_logged: bool,
 }
 
 impl Loader<'_> {
@@ -206,7 +210,10 @@ impl Loader<'_> {
             self.opened.db.write(batch)?;
             self.loaded.entries += entries;
             self.written = self.loaded.entries;
-            signals::tell_loaded(self.written);
+            // A signal ends the process, and what was never logged with it.
+            if self.is_logged {
+                signals::tell_loaded(self.written);
+            }
         }
         Ok(())
     }
