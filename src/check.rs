@@ -250,7 +250,10 @@ impl Survey {
             Ok(recovered) if named.is_some() || self.has_tables_of(&recovered.state) => {
                 self.manifest = Some(recovered);
             }
-            Ok(_) => {}
+            Ok(_) => {
+                let file = FileKind::Manifest(current.number).file_name();
+                self.report.note(&file, "is not believed: CURRENT does not name it, and tables that it names are missing");
+            }
             Err(error) => drop(note_damage(Err(error), &mut self.report)?),
         }
         Ok(())

@@ -5,8 +5,8 @@
 //! the last that any piece names is one that the log cannot begin behind. Without such a piece the links tell: headers
 //! name the segment before them, so the walk goes back from the last segment that was begun as long as it finds them.
 //! What it does not reach is taken for a segment that is kept to be recycled, whose header is whole, and whose records
-//! are in tables: if tables, or pieces, say that writes as late as its last were flushed. Else something is missing
-//! between it and the rest, and the log begins there.
+//! are in tables: if tables, or pieces, say of each keyspace that writes as late as those to it were flushed, and the
+//! walk did not end at a damaged header. Else something is missing between it and the rest, and the log begins there.
 //!
 //! Either may be wrong where something is missing in the middle. So without a manifest, which knows how far the log was
 //! synced, a log that ends before the last segment that was begun is a damaged one, whose every record is read, and not
@@ -23,6 +23,7 @@ use crate::fs::FileSystem;
 use crate::key::{FileNumber, KeyspaceId, SequenceNumber};
 use crate::manifest::state::ManifestState;
 use crate::options::RecoveryMode;
+use crate::version::edit::VersionEdit;
 use crate::wal::WalPosition;
 use crate::wal::reader::{FIRST_RECORD_OFFSET, SegmentReader, Step};
 use crate::wal::replay::{Replay, ReplayOptions, WalRecord, replay};
@@ -73,11 +74,11 @@ impl LogStart {
             .or_else(|| survey.segment_numbers().first().copied())
             .unwrap_or_default();
         if told.is_none() {
-            let tables = survey.described.values().map(|(meta, _)| meta.sequence_max);
-            let flushed = edits.iter().flat_map(|edit| &edit.flushed_sequences);
-            let flushed = tables.chain(flushed.map(|(_, sequence)| *sequence)).max();
+            let flushed = flushed_sequences(survey, &edits);
+            // Behind a header that is damaged nobody knows what it continues.
+            let is_cut = matches!(headers.get(&first_segment), Some(HeaderState::Damaged));
             for number in headers.range(..first_segment).map(|(number, _)| *number).filter(begun) {
-                if last_sequence(fs, dir, number)? > flushed {
+                if is_cut || !is_flushed(fs, dir, number, &flushed)? {
                     first_segment = number;
                     break;
                 }
@@ -109,21 +110,45 @@ impl LogStart {
     }
 }
 
-/// The last sequence number in the readable start of a segment.
-fn last_sequence(
+/// Up to where tables, or pieces of manifests, say that the writes to each keyspace were flushed.
+fn flushed_sequences(
+    survey: &Survey,
+    edits: &[VersionEdit],
+) -> BTreeMap<KeyspaceId, SequenceNumber> {
+    let tables = survey.described.values();
+    let tables = tables.filter_map(|(meta, keyspace)| Some(((*keyspace)?, meta.sequence_max)));
+    let told = edits.iter().flat_map(|edit| edit.flushed_sequences.iter().copied());
+    let mut flushed = BTreeMap::new();
+    for (keyspace, sequence) in tables.chain(told) {
+        let last = flushed.entry(keyspace).or_insert(sequence);
+        *last = sequence.max(*last);
+    }
+    flushed
+}
+
+/// Whether tables have everything that the readable start of a segment holds.
+fn is_flushed(
     fs: &dyn FileSystem,
     dir: &Path,
     number: FileNumber,
-) -> Result<Option<SequenceNumber>> {
-    let Some(mut reader) = SegmentReader::open(fs, dir, number)? else { return Ok(None) };
-    let mut last = None;
+    flushed: &BTreeMap<KeyspaceId, SequenceNumber>,
+) -> Result<bool> {
+    let Some(mut reader) = SegmentReader::open(fs, dir, number)? else { return Ok(true) };
     let mut offset = FIRST_RECORD_OFFSET;
-    while let Step::Record(record, _) = reader.step(offset)? {
-        let next = record.next_sequence().0;
-        last = last.max(Some(SequenceNumber(next.saturating_sub(1))));
+    while let Step::Record(record, payload) = reader.step(offset)? {
         offset += record.record_len();
+        if record.entry_count == 0 {
+            continue;
+        }
+        for (sequence, operation) in (record.first_sequence.0..).zip(operations(payload)) {
+            let Ok(operation) = operation else { return Ok(false) };
+            let last = flushed.get(&operation.keyspace);
+            if last.is_none_or(|last| last.0 < sequence) {
+                return Ok(false);
+            }
+        }
     }
-    Ok(last)
+    Ok(true)
 }
 
 /// The first segment that can be reached from `last` by the links of headers. One whose own header is damaged can be.
@@ -200,7 +225,7 @@ impl Survey {
             self.report.problems.push(Error::corruption(&path(*number), 0, what));
         }
         for number in live {
-            if named != Some(number) && !missing.contains(&number) {
+            if (is_elsewhere || named != Some(number)) && !missing.contains(&number) {
                 note_damage(segments::check(fs, dir, number), &mut self.report)?;
             }
         }

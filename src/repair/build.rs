@@ -370,7 +370,9 @@ impl Builder<'_> {
         else {
             return Ok(None);
         };
-        let flushed = keyspace.flushed_sequence;
+        // An ingest raises no flushed sequence.
+        let in_tables = keyspace.version.tables().map(|(_, _, table)| table.meta().sequence_max);
+        let flushed = in_tables.fold(keyspace.flushed_sequence, SequenceNumber::max);
         let mut readers = Vec::new();
         for (_, _, meta) in tables {
             readers.push((meta, self.open(meta)?));

@@ -369,7 +369,7 @@ impl Planner<'_> {
         notes.push(
             "there is no readable manifest: every table counted, so what was deleted or overwritten shortly before the \
              damage may be back, where a table, or its first part, was not needed any more and still there; and what a \
-             bulk ingest or writes without a log replaced, where tables are damaged too"
+             bulk ingest or writes without a log replaced, if the log still had it"
                 .to_owned(),
         );
         let unlinked = &self.survey.log_start.unlinked;

@@ -10,9 +10,10 @@
 //!   between them may have held.
 //!
 //! # Bounds
-//! The file is read whole. Finding blocks takes time linear in the file's length as long as they follow each other. All
-//! tries that find none take a fixed amount of work together ([`SEARCH_WORK_MAX`]), which is enough for a MiB of damage
-//! between blocks of 4 KiB, or 64 KiB between blocks of 64 KiB. When it is used up, what lies behind is lost.
+//! The file is read whole. Finding blocks takes time linear in the file's length as long as they follow each other.
+//! All tries that find none take a fixed amount of work together ([`SEARCH_WORK_MAX`]), which is enough for 256 KiB of
+//! damage between blocks of up to 16 KiB, or 64 KiB between blocks of 64 KiB. When it is used up, what lies behind is
+//! lost.
 //!
 //! # Invariants
 //! * Entries come in the strict order of a table, so that they can be written into one.
@@ -42,10 +43,10 @@ use crate::table::format::{
     Properties,
 };
 
-/// How many bytes the tries look at that find no block: some seconds.
+/// How many bytes the tries look at that find no block.
 const SEARCH_WORK_MAX: u64 = 16 << 30;
-/// A block behind damage is looked for up to four times the length of the longest found, or of this if none was.
-const SEARCH_LEN_START: usize = 16 << 10;
+/// A block behind damage is looked for up to four times the length of the longest found, or of this if that is more.
+const SEARCH_LEN_MIN: usize = 16 << 10;
 /// What is read at once of a file that is only summed.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -283,8 +284,7 @@ impl Pass<'_, '_> {
         let is_all = |seen: u64| whole.is_some_and(|whole| seen >= whole);
         while at < end && self.work > 0 && !is_all(self.seen_count) {
             let before = self.last.as_ref().map(|(key, _)| key.clone());
-            let likely = if self.longest == 0 { SEARCH_LEN_START } else { self.longest };
-            let likely = likely.saturating_mul(4).min(end - at);
+            let likely = self.longest.max(SEARCH_LEN_MIN).saturating_mul(4).min(end - at);
             let mut found = self.block_at(at, likely)?;
             // A long block behind a good one is found, behind damage it is not looked for.
             if found.is_none() && !is_behind_damage && likely < end - at {

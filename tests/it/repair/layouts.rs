@@ -100,6 +100,30 @@ fn a_hole_in_the_log_is_noticed_without_a_manifest() {
     assert!(map.len() < 60 && map.contains_key(&b"key 059"[..]), "{}", map.len());
 }
 
+/// The segment in the middle is gone, and what stands before it is flushed of one keyspace and not of the other: it was
+/// taken for one that is kept to be recycled.
+#[test]
+fn a_segment_that_one_keyspace_needs_is_no_spare() {
+    let fs = SimFs::new();
+    let db = open(&fs).unwrap();
+    let other = db.keyspace("other", keyspace()).unwrap();
+    other.put("only here", "not flushed").unwrap();
+    for number in 0..60 {
+        db.put(format!("key {number:03}"), "=".repeat(4000)).unwrap();
+    }
+    db.default_keyspace().flush().unwrap();
+    let killed = fs.kill_clone();
+    let segments = names_of(&killed, ".wal");
+    assert!(segments.len() >= 4, "{segments:?}");
+    lose_manifest(&killed);
+    damage(&killed, &segments[1], Damage::Missing);
+    let (report, map) = repaired(&killed);
+    assert!(!report.is_lossless());
+    assert_eq!(map.len(), 60);
+    let other = open(&killed).unwrap().keyspace("recovered-1", keyspace()).unwrap();
+    assert_eq!(other.get("only here").unwrap().as_deref(), Some(&b"not flushed"[..]), "{report:?}");
+}
+
 #[test]
 fn two_keyspaces_of_one_name_get_two_names() {
     let fs = SimFs::new();
