@@ -149,7 +149,7 @@ fn split_wal_record(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let tag = *bytes.first().filter(|tag| **tag & 0xf0 == 0xe0)?;
     let (payload_len, numbers) = varint(bytes.get(WAL_FIXED_LEN..)?)?;
     let payload = skip_varints(numbers, 3)?;
-    let end = numbers.len() - payload.len() + usize::try_from(payload_len).ok()?;
+    let end = (numbers.len() - payload.len()).checked_add(usize::try_from(payload_len).ok()?)?;
     let (record, after) = numbers.split_at_checked(end)?;
     Some(([&[tag], record].concat(), after))
 }
