@@ -126,8 +126,12 @@ fn told(answer: &Answer) -> u64 {
 fn a_load_ended_by_a_signal_says_what_is_kept() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let place = Place::new();
-        let mut command = place.command();
-        command.args(["load", "-"]).stdin(Stdio::piped());
+        // What runs the tests may ignore signals, and then so would the program.
+        let program = place.command();
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT,TERM").arg(program.get_program());
+        command.args(program.get_args()).args(["load", "-"]).env_remove("ENGINE_DB");
+        command.stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // More than the pipe and its buffers hold: when all is in, most of it was read.
