@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::{Answer, Place, content, numbered, program};
 
@@ -274,4 +275,16 @@ fn inspect_follows_the_blocks_of_a_table_without_a_footer() {
     fs::write(&copy, &whole[..blocks[2] + 1000]).unwrap();
     let shown = inspect().fails(3, &["copy"]);
     assert_eq!((count(&shown, "block"), count(&shown, "filter")), (2, 0), "{shown:?}");
+}
+
+/// It was opened to see of what kind it is, and that waits for somebody who writes.
+#[test]
+fn inspect_does_not_wait_for_a_fifo() {
+    let place = Place::new();
+    let fifo = place.file("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut command = Command::new("timeout");
+    command.arg("20").arg(assert_cmd::cargo::cargo_bin!("engine-cli"));
+    let answer: Answer = command.args(["inspect", "table"]).arg(&fifo).output().unwrap().into();
+    assert_eq!(answer.code, 3, "{answer:?}");
 }
