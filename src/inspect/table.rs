@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::block::BlockLayout;
 use crate::block::bytes::BlockBytes;
 use crate::block::cursor::BlockCursor;
-use crate::checksum::{checksum, checksum_at, hasher_at};
+use crate::checksum::{checksum, checksum_at};
 use crate::compression::{decompress, method_from_byte, split_compressed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::FileSystem;
@@ -18,6 +18,7 @@ use crate::table::format::{
     BLOCK_TRAILER_LEN, BlockHandle, FOOTER_LEN, Footer, HEADER_LEN, Properties, Region,
     check_header,
 };
+use crate::table::salvage::block_lens;
 
 /// Where a table's header says its number.
 const NUMBER_AT: usize = 12;
@@ -169,7 +170,8 @@ impl<'a> Look<'a> {
         let end = if is_end_known { self.data_end as usize } else { self.bytes.len() };
         let mut at = HEADER_LEN;
         for ordinal in 0.. {
-            let Some(len) = self.block_len(at, end) else { break };
+            let candidate = self.bytes.get(at..end).unwrap_or_default();
+            let Some(len) = block_lens(candidate, self.number, at as u64).next() else { break };
             let handle = BlockHandle { offset: at as u64, len: len as u64 };
             if let Some(error) = self.block(ordinal, handle, options, visit)? {
                 return Ok(Some(error));
@@ -179,27 +181,6 @@ impl<'a> Look<'a> {
         let what =
             "no data block begins here, and without a good index nothing tells where others do";
         Ok((at < end).then(|| Error::corruption(self.path, at as u64, what)))
-    }
-
-    /// The length of the block that begins at `at` and ends at `end` or before, if there is one.
-    fn block_len(&self, at: usize, end: usize) -> Option<usize> {
-        let candidate = self.bytes.get(at..end)?;
-        let mut hasher = hasher_at(self.number.0, at as u64);
-        let mut summed = 0;
-        for len in BLOCK_TRAILER_LEN + 1..=candidate.len() {
-            let covered = len - 4;
-            // The last byte covered says how the block is compressed: few bytes can.
-            if candidate[covered - 1] > 2 {
-                continue;
-            }
-            hasher.update(&candidate[summed..covered]);
-            summed = covered;
-            let crc = candidate[covered..len].first_chunk().map(|crc| u32::from_le_bytes(*crc));
-            if crc == Some(hasher.clone().finalize()) {
-                return Some(len);
-            }
-        }
-        None
     }
 
     /// Shows a block; returns what is wrong with it.

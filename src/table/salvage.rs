@@ -163,6 +163,28 @@ fn stamp_of(known: &TableMeta) -> SequenceNumber {
     if known.sequence_min == known.sequence_max { known.sequence_max } else { SequenceNumber::ZERO }
 }
 
+/// The lengths that a block can have that begins with `candidate`, at `offset` of table `number`: those for which a
+/// checksum holds. All but certainly there is one at most.
+pub(crate) fn block_lens(
+    candidate: &[u8],
+    number: FileNumber,
+    offset: u64,
+) -> impl Iterator<Item = usize> {
+    let mut hasher = hasher_at(number.0, offset);
+    let mut summed = 0;
+    (BLOCK_TRAILER_LEN + 1..=candidate.len()).filter(move |len| {
+        let covered = len - 4;
+        // The last byte covered says how the block is compressed: few bytes can.
+        if candidate[covered - 1] > 2 {
+            return false;
+        }
+        hasher.update(&candidate[summed..covered]);
+        summed = covered;
+        let crc = candidate[covered..*len].first_chunk().map(|crc| u32::from_le_bytes(*crc));
+        crc == Some(hasher.clone().finalize())
+    })
+}
+
 /// A table whose both ends name a newer version is no damaged one: no single damage does that.
 fn refuse_newer(bytes: &[u8], path: &Path) -> Result<()> {
     let version = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -325,20 +347,8 @@ impl Pass<'_, '_> {
     fn block_at(&mut self, at: usize, len_max: usize) -> Result<Option<(usize, BlockBytes)>> {
         let bytes = self.bytes;
         let Some(candidate) = bytes.get(at..at + len_max) else { return Ok(None) };
-        let mut hasher = hasher_at(self.number.0, at as u64);
-        let mut summed = 0;
-        for len in BLOCK_TRAILER_LEN + 1..=candidate.len() {
-            let covered = len - 4;
-            // The last byte covered says how the block is compressed: few bytes can.
-            if candidate[covered - 1] > 2 {
-                continue;
-            }
-            hasher.update(&candidate[summed..covered]);
-            summed = covered;
-            let stored = candidate.get(covered..len).and_then(|crc| crc.first_chunk::<4>());
-            if stored.map(|crc| u32::from_le_bytes(*crc)) == Some(hasher.clone().finalize())
-                && let Some(block) = self.unpack(&candidate[..len])?
-            {
+        for len in block_lens(candidate, self.number, at as u64) {
+            if let Some(block) = self.unpack(&candidate[..len])? {
                 return Ok(Some((len, block)));
             }
         }
